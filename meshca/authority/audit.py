@@ -1,0 +1,40 @@
+"""What the audit log says about one act.
+
+Rules: an entry never carries a secret; whoever changes state writes its entry in the same commit; a refusal is an entry
+too. The store gives each entry its writer, sequence number, time and hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Outcomes.
+OK = "ok"
+REFUSED = "refused"
+FAILED = "failed"
+
+# Actions. Rooms above add theirs (apply, register, …) here, so that one list names all that can stand in the log.
+INIT = "init"
+ISSUE = "issue"
+REVOKE = "revoke"
+SUSPEND = "suspend"
+RESUME = "resume"
+PUBLISH_CRL = "publish-crl"
+ROTATE = "rotate"
+APPLY = "apply"
+DELETE = "delete"
+REGISTER = "register"
+UNREGISTER = "unregister"
+ATTEST = "attest"
+DELIVER = "deliver"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One act: who (``actor``) did what (``action``) to whom (``subject``), how it ended and why."""
+
+    action: str
+    subject: str
+    outcome: str
+    reason: str
+    actor: str

@@ -1,0 +1,201 @@
+"""Issuing a batch.
+
+Rules: intents are committed before anything is signed; results are committed before anything is returned; one call of
+the ledger for all intents, one for all results; a request that fails, in whatever way, fails alone; a revocation or
+suspension that lands between intent and result wins, and the certificate is not released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from meshca.authority import audit
+from meshca.authority.audit import AuditEntry
+from meshca.authority.ports import Abandoned, Clock, Entropy, Intent, KeyUnavailableError, Ledger, Result, Signer
+from meshca.authority.requests import Issued, IssueRequest, Refused, chain_pem, granted_life, require_issuable
+from meshca.authority.trust import NoActiveAuthorityError, Trust
+from meshca.errors import MeshcaError, RefusedError, UnavailableError
+from meshca.spiffe.id import TrustDomain
+from meshca.x509.checked import Certificate, CheckedPlan, MisissueError, check_leaf, finish
+from meshca.x509.issuer import Issuer
+from meshca.x509.lints import LeafProfile
+from meshca.x509.plan import LeafPlan, validity
+from meshca.x509.serial import SERIAL_BYTES, new_serial, serial_hex
+
+_log = structlog.get_logger(__name__)
+
+
+class SuspendedError(RefusedError):
+    """The identity is suspended."""
+
+
+class RevokedBeforeReleaseError(RefusedError):
+    """The certificate was revoked before it was released."""
+
+
+class SigningFailedError(UnavailableError):
+    """The certificate was planned and recorded, but could not be made."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One request on its way; ``serial`` is set once its intent has committed."""
+
+    request: IssueRequest
+    plan: LeafPlan | None = None
+    checked: CheckedPlan | None = None
+    serial: str = ""
+    certificate: Certificate | None = None
+    error: MeshcaError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Issuing:
+    """Issues batches. It keeps no state, so any number of threads may use it."""
+
+    ledger: Ledger
+    signers: Mapping[str, Signer]
+    clock: Clock
+    entropy: Entropy
+    trust_domain: TrustDomain
+    longest: timedelta
+
+    def issue(self, requests: Sequence[IssueRequest], trust: Trust) -> list[Issued | Refused]:
+        """Answer each request, in order.
+
+        Raises:
+            UnavailableError: The ledger does not answer; nothing was released.
+        """
+        now = self.clock.now()
+        profile = LeafProfile(max_ttl=self.longest)
+        slots = [self._planned(request, trust.active, profile, now) for request in requests]
+        self._record_intents(slots, now)
+        self._sign(slots, trust.active_key_ref)
+        self._record_results(slots)
+        return [_answer(slot, trust.active) for slot in slots]
+
+    def _planned(self, request: IssueRequest, issuer: Issuer, profile: LeafProfile, now: datetime) -> _Slot:
+        try:
+            plan = self._plan(request, issuer, now)
+            return _Slot(request, plan, check_leaf(plan, profile, now))
+        except MeshcaError as error:
+            return _Slot(request, error=error)
+
+    def _plan(self, request: IssueRequest, issuer: Issuer, now: datetime) -> LeafPlan:
+        require_issuable(request.spiffe_id, request.kind, self.trust_domain)
+        if issuer.not_after <= now:
+            raise NoActiveAuthorityError("the active issuing CA has expired", value=issuer.id)
+        valid = validity(now, granted_life(request.ttl, self.longest), issuer)
+        return LeafPlan(
+            spiffe_id=request.spiffe_id,
+            spki=request.spki,
+            serial=new_serial(self.entropy(SERIAL_BYTES)),
+            not_before=valid.not_before,
+            not_after=valid.not_after,
+            issuer=issuer,
+        )
+
+    def _record_intents(self, slots: Sequence[_Slot], now: datetime) -> None:
+        planned = [slot for slot in slots if slot.plan is not None]
+        if not planned:
+            return
+        intents = [_intent(slot, now) for slot in planned]
+        for slot, intent, recorded in zip(planned, intents, self.ledger.record_intents(intents), strict=True):
+            if recorded:
+                slot.serial = intent.serial
+            else:
+                slot.error = _suspended(slot.request)
+
+    def _sign(self, slots: Sequence[_Slot], key_ref: str) -> None:
+        for slot in slots:
+            if slot.serial and slot.checked is not None:
+                self._sign_one(slot, slot.checked, key_ref)
+
+    def _sign_one(self, slot: _Slot, checked: CheckedPlan, key_ref: str) -> None:
+        try:
+            slot.certificate = finish(checked, signer_of(self.signers, key_ref).sign(checked.spend()))
+        except MeshcaError as error:
+            slot.error = error
+        except Exception:  # a remote signer may raise anything; the intent needs an outcome and the others go on
+            _log.exception("signing failed", serial=slot.serial, spiffe_id=str(slot.request.spiffe_id))
+            slot.error = SigningFailedError(
+                "signing failed; the server's log says why", field="serial", value=slot.serial
+            )
+
+    def _record_results(self, slots: Sequence[_Slot]) -> None:
+        recorded = [slot for slot in slots if slot.serial]
+
+        def entries(released: Sequence[bool]) -> list[AuditEntry]:
+            _withhold(recorded, released)
+            return [_entry(slot) for slot in slots]
+
+        if slots:
+            self.ledger.record_results([_result(slot) for slot in recorded], entries)
+
+
+def signer_of(signers: Mapping[str, Signer], key_ref: str) -> Signer:
+    """Return the signer of this key.
+
+    Raises:
+        KeyUnavailableError: The key was not opened.
+    """
+    try:
+        return signers[key_ref]
+    except KeyError:
+        raise KeyUnavailableError("this server does not hold the key", field="key", value=key_ref) from None
+
+
+def _intent(slot: _Slot, now: datetime) -> Intent:
+    if slot.plan is None or slot.checked is None:
+        raise ValueError("an intent needs a checked plan")
+    request, plan = slot.request, slot.plan
+    return Intent(
+        serial=serial_hex(plan.serial),
+        spiffe_id=request.spiffe_id,
+        issuer_id=plan.issuer.id,
+        tbs=slot.checked.tbs,
+        not_before=plan.not_before,
+        not_after=plan.not_after,
+        holder=request.holder,
+        kind=request.kind,
+        requested_by=request.requested_by,
+        created_at=now,
+    )
+
+
+def _result(slot: _Slot) -> Result | Abandoned:
+    if slot.certificate is None:
+        return Abandoned(slot.serial, str(slot.error))
+    return Result(slot.serial, slot.certificate.der)
+
+
+def _withhold(recorded: Sequence[_Slot], released: Sequence[bool]) -> None:
+    for slot, free in zip(recorded, released, strict=True):
+        if not free and slot.error is None:
+            slot.error = RevokedBeforeReleaseError(
+                "the certificate was revoked before it was released", field="serial", value=slot.serial
+            )
+
+
+def _suspended(request: IssueRequest) -> SuspendedError:
+    node = str(request.spiffe_id)
+    return SuspendedError("the identity is suspended", field="SPIFFE ID", value=node, remedy="see meshca resume")
+
+
+def _entry(slot: _Slot) -> AuditEntry:
+    request, error = slot.request, slot.error
+    outcome = audit.OK
+    if error is not None:
+        outcome = audit.FAILED if isinstance(error, (UnavailableError, MisissueError)) else audit.REFUSED
+    reason = " ".join(part for part in (slot.serial and f"serial {slot.serial}", str(error or request.holder)) if part)
+    return AuditEntry(audit.ISSUE, str(request.spiffe_id), outcome, reason, request.requested_by)
+
+
+def _answer(slot: _Slot, issuer: Issuer) -> Issued | Refused:
+    if slot.error is not None or slot.certificate is None:
+        return Refused(slot.error or SigningFailedError("no certificate was made"))
+    return Issued(slot.certificate, chain_pem(slot.certificate, issuer))

@@ -1,0 +1,93 @@
+"""`meshca serve`: the server in the foreground.
+
+The rules this module keeps:
+- What is on the command line stands above what is in `meshca.toml`.
+- Log lines go to stderr: JSON, or coloured lines on a terminal. Fields that are named like a secret are dropped.
+- The passphrase is taken out of the environment once it has been read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import MutableMapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshca.cli.command import Command, Settings, pass_settings
+from meshca.cli.output import show_event
+
+if TYPE_CHECKING:
+    from meshca.server.config import Config
+    from meshca.server.home import Home
+    from meshca.server.parts import Parts
+
+_SECRET_FIELD = re.compile(r"pass(word|phrase)|token|secret|private|credential", re.IGNORECASE)
+
+
+@click.command("serve", cls=Command, short_help="Run the server in the foreground.")
+@click.option("--grpc", metavar="ADDR", help="Where the API listens on TCP; nothing does before the agent's release.")
+@click.option("--http", metavar="ADDR", help="Where /healthz, /metrics, /crl and /bundle listen; port 0: any.")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), metavar="F", help="File with the keys' passphrase.")
+@pass_settings
+def serve_command(settings: Settings, grpc: str | None, http: str | None, passphrase_file: Path | None) -> None:
+    """Run the server in the foreground until SIGTERM or Ctrl-C."""
+    from meshca.cli.passphrases import sources
+    from meshca.keys import passphrase
+    from meshca.server.home import Home
+    from meshca.server.run import serve
+
+    home = Home.at(settings.home)
+    home.require_initialised()
+    config = _config(home, grpc, http)
+    found = passphrase.find(sources(home.path, passphrase_file))
+    os.environ.pop(passphrase.VARIABLE, None)
+    log_to_stderr()
+
+    def ready(parts: Parts) -> None:
+        document = {"state": "ready", "grpc": None, "http": parts.condition.http, "socket": str(home.mesh_socket)}
+        if settings.output != "table":
+            show_event(settings.output, document, "")
+
+    serve(home, config, found.value, ready)
+
+
+def log_to_stderr() -> None:
+    """Set up structlog for a process whose stdout is for documents."""
+    import structlog
+
+    for_people: list[Any] = [structlog.dev.ConsoleRenderer()]
+    for_programs: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            drop_secrets,
+            *(for_people if sys.stderr.isatty() else for_programs),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def drop_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Drop every field whose name says that it holds a secret."""
+    for name in [name for name in event if _SECRET_FIELD.search(name)]:
+        del event[name]
+    return event
+
+
+def _config(home: Home, grpc: str | None, http: str | None) -> Config:
+    from meshca.server.config import parse_address, read_config
+
+    config = read_config(home.config)
+    if grpc is not None:
+        config = replace(config, grpc=parse_address(grpc, what="--grpc"))
+    if http is not None:
+        config = replace(config, http=parse_address(http, what="--http"))
+    return config

@@ -1,0 +1,148 @@
+"""`meshca apply` and `meshca validate`: App Mesh specs from files, folders and stdin.
+
+The rules this module keeps:
+- Both read, parse and check in the same way; `apply` then sends the objects, which the server checks again.
+- Every error that can be found is shown at once, each with file, line and field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from meshca.cli.command import Command, Settings, connect, may_open, pass_settings
+from meshca.cli.output import note, show
+from meshca.client.values import Applied
+
+if TYPE_CHECKING:
+    from meshca.mesh.source import Parsed
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_OBJECT_COLUMNS = ("kind", "mesh", "name", "parent")
+
+
+def _spec_options(function: Function) -> Function:
+    for option in (
+        click.option("--prune", is_flag=True, help="Remove what the meshes hold beside the objects given."),
+        click.option("--dry-run", is_flag=True, help="Say what would change, change nothing."),
+        click.option("--var", "variables", multiple=True, metavar="K=V", help="Value for $K and ${K} in the text."),
+        click.option("--mesh", metavar="M", help="Mesh of specs that don't name theirs."),
+        click.option(
+            "-f",
+            "--file",
+            "files",
+            multiple=True,
+            required=True,
+            metavar="[KIND/NAME=]PATH",
+            help="File, folder or - for stdin; repeatable. KIND/NAME= names a spec that carries no name.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("validate", cls=Command, short_help="Check App Mesh specs without a server.")
+@_spec_options
+@pass_settings
+def validate_command(settings: Settings, /, **options: Any) -> None:
+    """Check App Mesh specs; nothing is changed.
+
+    Alone, every reference has to lead to an object given here. Where a server runs in the home, it may also lead to one
+    that is applied there, as `apply --dry-run` would see it.
+    """
+    parsed = _read(options)
+    if may_open(settings.admin_socket):
+        with connect(settings) as client:
+            found = [*client.apply(_envelopes(parsed), dry_run=True, prune=options["prune"]).warnings]
+    else:
+        found = _check_alone(parsed)
+    warnings = _warnings(parsed, found)
+    _warn_people(settings, warnings)
+    objects = [{"kind": o.kind, "mesh": o.mesh, "name": o.name, "parent": o.parent or None} for o in parsed.objects]
+    if settings.output == "table":
+        show(settings.output, objects, columns=_OBJECT_COLUMNS)
+    else:
+        show(settings.output, {"objects": objects, "warnings": warnings})
+
+
+@click.command("apply", cls=Command, short_help="Apply App Mesh specs, all or nothing.")
+@_spec_options
+@pass_settings
+def apply_command(settings: Settings, /, **options: Any) -> None:
+    """Apply App Mesh specs, all or nothing."""
+    parsed = _read(options)
+    dry_run = options["dry_run"]
+    with connect(settings) as client:
+        applied = client.apply(_envelopes(parsed), dry_run=dry_run, prune=options["prune"])
+    warnings = _warnings(parsed, applied.warnings)
+    _warn_people(settings, warnings)
+    show(settings.output, _document(applied, warnings), text=_text(applied, dry_run=dry_run))
+
+
+def _read(options: dict[str, Any]) -> Parsed:
+    from meshca.cli.reading import read_specs
+
+    return read_specs(options["files"], options["mesh"], options["variables"])
+
+
+def _envelopes(parsed: Parsed) -> list[dict[str, Any]]:
+    from meshca.mesh.render import envelope
+
+    return [{"kind": found.kind, **envelope(found)} for found in parsed.objects]
+
+
+def _check_alone(parsed: Parsed) -> list[str]:
+    """Check the objects as a set of their own, and return what is to be said about it."""
+    from meshca.mesh.findings import SpecError
+    from meshca.mesh.forest import MeshSet
+    from meshca.mesh.notes import notes
+    from meshca.mesh.notgenerated import not_generated
+
+    try:
+        whole = MeshSet().with_applied(parsed.objects)
+    except SpecError as error:
+        raise SpecError(parsed.placed(error.findings)) from error
+    each = [finding for found in parsed.objects for finding in (*notes(found), *not_generated(found))]
+    return list(map(str, parsed.placed((*whole.findings, *each))))
+
+
+def _warnings(parsed: Parsed, found: Iterable[str]) -> list[str]:
+    """Return all warnings and notes, each once."""
+    return list(dict.fromkeys((*map(str, parsed.findings), *found)))
+
+
+def _warn_people(settings: Settings, warnings: list[str]) -> None:
+    # Programs find them in the document.
+    if settings.output == "table":
+        for warning in warnings:
+            note(warning)
+
+
+def _document(applied: Applied, warnings: list[str]) -> dict[str, object]:
+    return {
+        "revision": applied.revision,
+        "changes": [
+            {"change": c.change, "kind": c.kind, "mesh": c.mesh, "name": c.name, "parent": c.parent or None}
+            for c in applied.changes
+        ],
+        "permissions": [
+            {"client": p.client, "server": p.server, "port": p.port, "allowed": p.allowed} for p in applied.permissions
+        ],
+        "warnings": warnings,
+    }
+
+
+def _text(applied: Applied, *, dry_run: bool) -> str:
+    lines = [f"{c.change:<9} {_label(c.kind, c.mesh, c.parent, c.name)}" for c in applied.changes]
+    lines += [
+        f"{'may now' if p.allowed else 'no longer may'} call: {p.client} -> {p.server} port {p.port}"
+        for p in applied.permissions
+    ]
+    lines.append("dry run: nothing was changed" if dry_run else f"revision {applied.revision}")
+    return "\n".join(lines)
+
+
+def _label(kind: str, mesh: str, parent: str, name: str) -> str:
+    return "/".join(part for part in (kind, parent, name) if part) + (f" in {mesh}" if kind != "mesh" else "")

@@ -1,0 +1,218 @@
+"""A typed client of a meshca server's admin API.
+
+- Values in, values out (``client.values``); no protobuf message leaves this room.
+- Every failure is one of our errors: the server's words, or UnavailableError with a remedy where no server answers.
+- Calls block. One client may be used by several threads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from meshca.client import convert
+from meshca.client.status import OURS, error_of
+from meshca.client.values import (
+    Applied,
+    AuditRecord,
+    AuditVerification,
+    Authorities,
+    CertificateRecord,
+    Decision,
+    Envelope,
+    Issued,
+    Node,
+    Registration,
+    Rendered,
+    Revoked,
+    SigningRequest,
+    Status,
+    Stream,
+    Trust,
+)
+from meshca.errors import MeshcaError, UnavailableError
+from meshca.v1 import admin_pb2 as pb
+from meshca.v1 import admin_pb2_grpc
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", 256 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    # A proxy from the environment has no business on a Unix socket.
+    ("grpc.enable_http_proxy", 0),
+]
+_DEADLINE = 60.0
+
+
+class AdminClient:
+    """A connection to one server's ``run/admin.sock``."""
+
+    def __init__(self, socket_path: str | Path, *, deadline: float = _DEADLINE) -> None:
+        self._path = Path(socket_path).absolute()
+        self._deadline = deadline
+        self._channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
+        self._stub = admin_pb2_grpc.AdminStub(self._channel)
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+    # ---- server and specs
+
+    def status(self) -> Status:
+        """Return how the server is doing."""
+        return convert.status(self._call(self._stub.Status, pb.StatusRequest()))
+
+    def apply(self, objects: Sequence[Envelope], *, dry_run: bool = False, prune: bool = False) -> Applied:
+        """Put App Mesh objects in force, all or none; ``prune`` removes what the meshes named hold beside them."""
+        texts = [json.dumps(envelope, sort_keys=True, separators=(",", ":")) for envelope in objects]
+        request = pb.ApplyRequest(objects=texts, dry_run=dry_run, prune=prune)
+        return convert.applied(self._call(self._stub.Apply, request))
+
+    def get(self, kind: str = "", name: str = "", mesh: str = "") -> list[dict[str, Any]]:
+        """Return applied objects as App Mesh envelopes."""
+        reply = self._call(self._stub.Get, pb.GetRequest(kind=kind, name=name, mesh=mesh))
+        return [json.loads(text) for text in reply.objects]
+
+    def delete(self, kind: str, name: str, *, mesh: str = "", parent: str = "") -> int:
+        """Remove one object and return the new revision."""
+        request = pb.DeleteRequest(kind=kind, name=name, mesh=mesh, parent=parent)
+        return int(self._call(self._stub.Delete, request).revision)
+
+    def can(self, client: str, server: str, *, port: int = 0) -> Decision:
+        """Say whether one node may call another, and why."""
+        return convert.decision(self._call(self._stub.Can, pb.CanRequest(client=client, server=server, port=port)))
+
+    def resolve(self, node: str) -> Node:
+        """Return what a NODE of the command line stands for."""
+        reply = self._call(self._stub.Resolve, pb.ResolveRequest(node=node))
+        return Node(node_id=reply.node_id, spiffe_id=reply.spiffe_id)
+
+    # ---- registrations
+
+    def register(self, node: str, selectors: Sequence[str], *, parent: str = "") -> Registration:
+        """Let processes for which all selectors hold have a node's identity."""
+        request = pb.RegisterRequest(node=node, selectors=list(selectors), parent=parent)
+        return convert.registration(self._call(self._stub.Register, request))
+
+    def registrations(self) -> list[Registration]:
+        """Return all registrations."""
+        reply = self._call(self._stub.Registrations, pb.RegistrationsRequest())
+        return [convert.registration(entry) for entry in reply.registrations]
+
+    def unregister(self, registration_id: str) -> None:
+        """Remove a registration."""
+        self._call(self._stub.Unregister, pb.UnregisterRequest(id=registration_id))
+
+    # ---- certificates
+
+    def issue(self, requests: Sequence[SigningRequest]) -> list[Issued | MeshcaError]:
+        """Issue a batch; the answers come in order, a refusal as the error it is."""
+        message = pb.IssueRequest(requests=[convert.signing_request(request) for request in requests])
+        return [convert.signing_result(result) for result in self._call(self._stub.Issue, message).results]
+
+    def revoke(
+        self, serial: str = "", *, node: str = "", reason: str = "unspecified", wait: timedelta | None = None
+    ) -> Revoked:
+        """Revoke one certificate, or all of a node and suspend it; ``wait`` for acknowledgements at most that long."""
+        request = pb.RevokeRequest(reason=reason)
+        if node:
+            request.node = node
+        else:
+            request.serial = serial
+        if wait is not None:
+            request.wait.FromTimedelta(wait)
+        longer = wait.total_seconds() if wait else 0.0
+        return convert.revoked(self._call(self._stub.Revoke, request, longer))
+
+    def resume(self, node: str) -> str:
+        """End a node's suspension and return its SPIFFE ID."""
+        return str(self._call(self._stub.Resume, pb.ResumeRequest(node=node)).spiffe_id)
+
+    def certificates(self, *, node: str = "", state: str = "", serial: str = "") -> list[CertificateRecord]:
+        """Return the ledger's certificates, expired ones included."""
+        request = pb.CertificatesRequest(node=node, state=state, serial=serial)
+        return [convert.certificate_record(row) for row in self._call(self._stub.Certificates, request).certificates]
+
+    def rotate_leaf(self, node: str) -> int:
+        """Give every live stream of a node a new key and leaf; return how many streams that are."""
+        return int(self._call(self._stub.RotateLeaf, pb.RotateLeafRequest(node=node)).streams)
+
+    # ---- trust
+
+    def authorities(self) -> Authorities:
+        """Return all CAs."""
+        return convert.authorities(self._call(self._stub.ShowAuthorities, pb.ShowAuthoritiesRequest()))
+
+    def bundle(self, form: str = "pem") -> bytes:
+        """Return the trust bundle as ``pem``, ``spiffe`` or ``jwks``."""
+        return bytes(self._call(self._stub.Bundle, pb.BundleRequest(format=form)).bundle)
+
+    def watch_trust(self, holder: str, spiffe_id: str = "") -> Iterator[Trust]:
+        """Yield the current trust at once, then each change; ends with UnavailableError when the server goes.
+
+        A change counts as acknowledged by ``holder`` once ``acknowledge_trust`` says so.
+        """
+        request = pb.WatchTrustRequest(holder=holder, spiffe_id=spiffe_id)
+        try:
+            for message in self._stub.WatchTrust(request):
+                yield convert.trust(message)
+        except grpc.RpcError as error:
+            raise self._ours(error) from error
+
+    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int) -> None:
+        """Say that a holder has put a trust generation in force (a drop: once its command has succeeded)."""
+        request = pb.AcknowledgeTrustRequest(holder=holder, spiffe_id=spiffe_id, generation=generation)
+        self._call(self._stub.AcknowledgeTrust, request)
+
+    # ---- Envoys
+
+    def streams(self) -> list[Stream]:
+        """Return one row for each stream and type of each connected Envoy."""
+        return [convert.stream(row) for row in self._call(self._stub.ListStreams, pb.ListStreamsRequest()).streams]
+
+    def render(self, node: str, *, placement: str = "") -> Rendered:
+        """Return all that a node's Envoy would be sent; ``placement`` is the JSON of ``node.metadata.meshca``."""
+        return convert.rendered(self._call(self._stub.Render, pb.RenderRequest(node=node, placement=placement)))
+
+    # ---- audit
+
+    def audit_tail(self, count: int = 50) -> list[AuditRecord]:
+        """Return the newest records, oldest first."""
+        reply = self._call(self._stub.AuditTail, pb.AuditTailRequest(count=count))
+        return [convert.audit_record(row) for row in reply.records]
+
+    def audit_verify(self) -> AuditVerification:
+        """Recompute the audit chains and compare them with their checkpoints."""
+        return convert.audit_verification(self._call(self._stub.AuditVerify, pb.AuditVerifyRequest()))
+
+    # ---- one way out
+
+    def _call(self, method: Callable[..., Any], request: object, longer: float = 0.0) -> Any:
+        try:
+            return method(request, timeout=self._deadline + longer)
+        except grpc.RpcError as error:
+            raise self._ours(error) from error
+
+    def _ours(self, error: grpc.RpcError) -> MeshcaError:
+        call: Any = error
+        if call.code() is grpc.StatusCode.UNAVAILABLE and not _says_ours(call):
+            return UnavailableError(
+                f"no server answers at {self._path}", remedy="start one with `meshca serve`, or give its --home"
+            )
+        return error_of(call.code().value[0], call.details() or "")
+
+
+def _says_ours(call: Any) -> bool:
+    return any(key == OURS for key, _ in call.trailing_metadata() or ())

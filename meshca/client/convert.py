@@ -1,0 +1,159 @@
+"""Protobuf messages to values and back: each function is one message, nothing is decided here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from meshca.client import values
+from meshca.client.status import error_of
+from meshca.errors import MeshcaError
+from meshca.v1 import admin_pb2 as pb
+
+
+def moment(timestamp: Any) -> datetime:
+    """Return a protobuf timestamp as an aware datetime."""
+    found: datetime = timestamp.ToDatetime(tzinfo=UTC)
+    return found
+
+
+def status(reply: Any) -> values.Status:
+    """StatusReply; empty addresses mean that nothing listens there."""
+    return values.Status(
+        state=reply.state,
+        trust_domain=reply.trust_domain,
+        grpc=reply.grpc or None,
+        http=reply.http or None,
+        socket=reply.socket,
+        revision=reply.revision,
+        trust_generation=reply.trust_generation,
+        warnings=tuple(reply.warnings),
+    )
+
+
+def applied(reply: Any) -> values.Applied:
+    """ApplyReply."""
+    return values.Applied(
+        revision=reply.revision,
+        changes=tuple(values.Change(c.change, c.kind, c.mesh, c.name, c.parent) for c in reply.changes),
+        permissions=tuple(values.Permission(p.client, p.server, p.port, p.allowed) for p in reply.permissions),
+        warnings=tuple(reply.warnings),
+    )
+
+
+def decision(reply: Any) -> values.Decision:
+    """CanReply."""
+    reasons = tuple(values.Reason(r.object, r.field, r.text) for r in reply.reasons)
+    return values.Decision(reply.allowed, reply.client, reply.server, reasons)
+
+
+def registration(message: Any) -> values.Registration:
+    """Registration."""
+    return values.Registration(message.id, message.spiffe_id, tuple(message.selectors), message.parent)
+
+
+def signing_request(request: values.SigningRequest) -> Any:
+    """SigningRequest."""
+    message = pb.SigningRequest(node=request.node, csr=request.csr, holder=request.holder)
+    if request.ttl is not None:
+        message.ttl.FromTimedelta(request.ttl)
+    return message
+
+
+def signing_result(result: Any) -> values.Issued | MeshcaError:
+    """SigningResult: a certificate, or why there is none."""
+    if result.WhichOneof("result") == "failure":
+        return error_of(result.failure.code, result.failure.message)
+    found = result.certificate
+    return values.Issued(
+        serial=found.serial,
+        spiffe_id=found.spiffe_id,
+        not_before=moment(found.not_before),
+        not_after=moment(found.not_after),
+        chain=found.chain,
+    )
+
+
+def revoked(reply: Any) -> values.Revoked:
+    """RevokeReply."""
+    return values.Revoked(
+        revoked=tuple(reply.revoked),
+        suspended=reply.suspended,
+        crl_number=reply.crl_number,
+        notified=reply.notified,
+        acknowledged=reply.acknowledged,
+        not_drainable=reply.not_drainable,
+        elapsed_ms=reply.elapsed_ms,
+    )
+
+
+def certificate_record(row: Any) -> values.CertificateRecord:
+    """CertificateRecord."""
+    return values.CertificateRecord(
+        serial=row.serial,
+        spiffe_id=row.spiffe_id,
+        state=row.state,
+        not_before=moment(row.not_before),
+        not_after=moment(row.not_after),
+        issuer=row.issuer,
+        revoked_at=moment(row.revoked_at) if row.HasField("revoked_at") else None,
+        reason=row.reason,
+    )
+
+
+def authorities(reply: Any) -> values.Authorities:
+    """ShowAuthoritiesReply."""
+    return values.Authorities(tuple(map(_authority, reply.roots)), tuple(map(_authority, reply.issuing)))
+
+
+def _authority(message: Any) -> values.Authority:
+    return values.Authority(
+        id=message.id,
+        state=message.state,
+        not_after=moment(message.not_after),
+        generation=message.generation,
+        waiting_for=tuple(message.waiting_for),
+    )
+
+
+def trust(message: Any) -> values.Trust:
+    """Trust."""
+    return values.Trust(message.generation, message.bundle, message.crl, tuple(message.revoked), message.suspended)
+
+
+def stream(row: Any) -> values.Stream:
+    """Stream."""
+    return values.Stream(
+        node_id=row.node_id,
+        spiffe_id=row.spiffe_id,
+        type_url=row.type_url,
+        version_sent=row.version_sent,
+        version_acked=row.version_acked,
+        nack=row.nack,
+        connected_since=moment(row.connected_since),
+    )
+
+
+def rendered(reply: Any) -> values.Rendered:
+    """RenderReply."""
+    return values.Rendered(reply.node_id, tuple(values.Resource(r.type_url, r.name, r.body) for r in reply.resources))
+
+
+def audit_record(row: Any) -> values.AuditRecord:
+    """AuditRecord."""
+    return values.AuditRecord(
+        writer=row.writer,
+        seq=row.seq,
+        time=moment(row.time),
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        outcome=row.outcome,
+        reason=row.reason,
+        hash=row.hash,
+    )
+
+
+def audit_verification(reply: Any) -> values.AuditVerification:
+    """AuditVerifyReply."""
+    return values.AuditVerification(reply.intact, reply.records, tuple(reply.findings))

@@ -1,0 +1,1 @@
+"""From mesh revision, trust generation and leaf to what one caller sees."""

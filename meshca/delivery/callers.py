@@ -1,0 +1,91 @@
+"""Who is calling, and which identity the stream is about.
+
+Rules kept here (design §2 and §6):
+- What the kernel says entitles; ``node.id`` only selects among the identities entitled to.
+- To name an identity one isn't entitled to is refused; to name none, with several to choose from, selects nothing:
+  never 'the first'.
+- An identity that no applied mesh has entitles to nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshca.attest.process import Process, selectors
+from meshca.delivery.snapshot import Snapshot
+from meshca.errors import RefusedError
+from meshca.mesh.model import ObjectKey
+from meshca.mesh.noderef import parse_node_id
+from meshca.policy.entitlement import Registration, Selected, entitled, select
+from meshca.spiffe.id import SpiffeId
+
+
+class NotEntitledError(RefusedError):
+    """The caller may not have what it claims."""
+
+
+class Undecided(RefusedError):  # noqa: N818 - a state of a caller first, an error only where a choice is needed
+    """The caller may be one of several and has not said which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An attested process, the identities it may have, and the one that its stream is about."""
+
+    process: Process
+    entitled: frozenset[SpiffeId]
+    selected: SpiffeId | None
+    node: ObjectKey | None
+
+    @property
+    def actor(self) -> str:
+        """Return how audit and log call it."""
+        return f"uid:{self.process.uid}"
+
+    def require_selected(self) -> tuple[SpiffeId, ObjectKey]:
+        """Return the selected identity and its node.
+
+        Raises:
+            Undecided: None is selected.
+        """
+        if self.selected is None or self.node is None:
+            choice = ", ".join(sorted(map(str, self.entitled)))
+            raise Undecided(
+                f"the caller may be one of several and selects none: {choice}",
+                remedy="set node.id to mesh/<mesh>/virtualNode/<name>",
+            )
+        return self.selected, self.node
+
+
+def as_node(spiffe_id: SpiffeId, node: ObjectKey) -> Caller:
+    """Return a caller that is this node, for showing what it would be sent; no process stands behind it."""
+    return Caller(Process(0, 0, 0, frozenset(), 0), frozenset({spiffe_id}), spiffe_id, node)
+
+
+def recognise(process: Process, node_id: str, snapshot: Snapshot) -> Caller:
+    """Say who an attested process is, given the ``node.id`` of its stream.
+
+    Raises:
+        NotEntitledError: It is nobody we know, or it claims to be somebody else.
+    """
+    identities = snapshot.mesh.identities
+    entries = entitled(selectors(process), snapshot.registrations)
+    allowed = frozenset(entry.spiffe_id for entry in entries if identities.holder(entry.spiffe_id))
+    if not allowed:
+        raise NotEntitledError(
+            f"no registration entitles uid {process.uid}, gid {process.gid}",
+            remedy=f"meshca register NODE --selector unix:uid:{process.uid}",
+        )
+    entries = tuple(entry for entry in entries if entry.spiffe_id in allowed)
+    selected = _selected(node_id, entries, snapshot)
+    return Caller(process, allowed, selected, identities.holder(selected) if selected else None)
+
+
+def _selected(node_id: str, entries: tuple[Registration, ...], snapshot: Snapshot) -> SpiffeId | None:
+    named = parse_node_id(node_id)
+    choice = select(entries, named, snapshot.mesh.identities.of_node)
+    if isinstance(choice, Selected):
+        return choice.spiffe_id
+    if named is not None:
+        raise NotEntitledError(choice.reason, field="node.id", value=node_id)
+    return None

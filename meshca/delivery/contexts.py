@@ -1,0 +1,94 @@
+"""Validation contexts, shared between all streams that are to have the same one.
+
+Rules: a context's version follows from what it means (name, bundle, CRLs, SANs) and is the same after a restart, so
+that a reconnecting Envoy that has it is sent nothing; nobody admitted is ``/meshca/nobody``, never an empty list; the
+cache is bounded by bytes, for each context carries its CRLs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshca.authority.trust import Trust
+from meshca.delivery.ports import Clock
+from meshca.envoy import secrets
+from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.spiffe.reserved import nobody
+from meshca.xds.resource import SDS, Resource
+
+_LARGEST_CACHE = 64 << 20
+_VERSION_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A context: under which name, and whom it admits. None: whom the roots vouch for, as ``ROOTCA`` promises."""
+
+    name: str
+    admitted: frozenset[SpiffeId] | None
+
+
+class Contexts:
+    """Makes contexts and keeps them while they may be asked for again."""
+
+    def __init__(self, clock: Clock, trust_domain: TrustDomain) -> None:
+        self._clock = clock
+        self._trust_domain = trust_domain
+        self._nobody = frozenset({nobody(trust_domain)})
+        self._kept: OrderedDict[tuple[str, Wanted], Resource] = OrderedDict()
+        self._bytes = 0
+        self._trust: Trust | None = None
+        self._trust_digest = ""
+
+    def get(self, wanted: Wanted, trust: Trust) -> Resource:
+        """Return the context under this trust.
+
+        Raises:
+            UnsafeSecretError: An Envoy would take it and then admit the wrong peers, or none.
+        """
+        return self._cached(wanted, trust, lambda: self._body(wanted, trust, b""))
+
+    def validator(self, name: str, trust: Trust) -> Resource:
+        """Return Envoy's SPIFFE validator over the trust domains we know (``ALL``)."""
+        bundles = {self._trust_domain: trust.bundle_pem}
+        # No SPIFFE ID can be the name of a trust domain, so this key meets no other context's.
+        key = Wanted(name, frozenset({self._trust_domain.id}))
+        return self._cached(key, trust, lambda: secrets.all_context(name, bundles))
+
+    def reworded(self, wanted: Wanted, trust: Trust, note: bytes, version: str) -> Resource:
+        """Return the same context in other bytes; ``note`` is text after the last PEM block."""
+        return Resource(SDS, wanted.name, version, self._body(wanted, trust, note))
+
+    def _body(self, wanted: Wanted, trust: Trust, note: bytes) -> bytes:
+        now, bundle = self._clock.now(), trust.bundle_pem + note
+        if wanted.admitted is None:
+            return secrets.roots_context(wanted.name, bundle, trust.crl_pem, now=now)
+        sans = [str(spiffe_id) for spiffe_id in wanted.admitted or self._nobody]
+        return secrets.validation_context(wanted.name, bundle, trust.crl_pem, sans, now=now)
+
+    def _cached(self, wanted: Wanted, trust: Trust, make: Callable[[], bytes]) -> Resource:
+        key = (self._digest(trust), wanted)
+        if found := self._kept.get(key):
+            self._kept.move_to_end(key)
+            return found
+        made = Resource(SDS, wanted.name, _version(key[0], wanted), make())
+        self._kept[key] = made
+        self._bytes += len(made.body)
+        while self._bytes > _LARGEST_CACHE and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._bytes -= len(dropped.body)
+        return made
+
+    def _digest(self, trust: Trust) -> str:
+        if trust is not self._trust:
+            content = hashlib.sha256(hashlib.sha256(trust.bundle_pem).digest() + hashlib.sha256(trust.crl_pem).digest())
+            self._trust, self._trust_digest = trust, content.hexdigest()
+        return self._trust_digest
+
+
+def _version(trust: str, wanted: Wanted) -> str:
+    sans = ["*"] if wanted.admitted is None else sorted(map(str, wanted.admitted))
+    return hashlib.sha256("\n".join((trust, wanted.name, *sans)).encode()).hexdigest()[:_VERSION_DIGITS]

@@ -1,0 +1,147 @@
+"""The desk that streams come to: opens their views and tells them what has changed. Implements ``xds.source.Source``.
+
+Rules: all of it happens on one event loop; a snapshot is replaced whole, and only the views that it may concern are
+told; a caller nobody vouches for is refused, logged, counted and audited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshca.delivery.callers import recognise
+from meshca.delivery.contexts import Contexts
+from meshca.delivery.difference import difference
+from meshca.delivery.generated import Generated
+from meshca.delivery.leaves import Holder, Leaves
+from meshca.delivery.ports import Attestor, Clock, Issuing, Journal
+from meshca.delivery.rejections import Rejections
+from meshca.delivery.snapshot import Snapshot
+from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
+from meshca.spiffe.id import SpiffeId
+from meshca.xds.source import NodeInfo
+
+if TYPE_CHECKING:
+    from meshca.delivery.view import LiveView
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The Envoys that hold trust of ours."""
+
+    notified: int
+    acknowledged: int  # of these: all their contexts carry the generation asked about
+    not_drainable: int  # of these: their listeners and clusters are not ours
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a desk works with."""
+
+    issuing: Issuing
+    attestor: Attestor
+    journal: Journal
+    clock: Clock
+    chance: Callable[[], float]
+
+
+class Desk:
+    """All views, and what they share."""
+
+    def __init__(self, services: Services, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.journal = services.journal
+        self.clock = services.clock
+        self.leaves = Leaves(services.issuing, services.clock, services.chance)
+        self.contexts = Contexts(services.clock, snapshot.trust_domain)
+        self.generated = Generated()
+        self.rejections = Rejections()
+        self._attestor = services.attestor
+        self._views: set[LiveView] = set()
+        self._draining = False
+        self._acknowledged = asyncio.Event()
+
+    async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
+        """Open the view of one stream.
+
+        Raises:
+            MeshcaError: It is not served.
+        """
+        from meshca.delivery.view import LiveView
+
+        if self._draining:
+            raise UnavailableError("the server is going down", remedy="connect again in a moment")
+        process = self._attestor.lookup(peer)
+        if process is None:
+            raise UnauthenticatedError("nobody vouches for this connection")
+        try:
+            caller = recognise(process, node.id, self.snapshot)
+        except MeshcaError as error:
+            self.journal.refused(f"uid:{process.uid}", "attest", node.id, str(error))
+            raise
+        view = LiveView(self, caller, node, dedicated=dedicated)
+        self._views.add(view)
+        return view
+
+    def leave(self, view: LiveView) -> None:
+        """Forget a view."""
+        self._views.discard(view)
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in force."""
+        change = difference(self.snapshot, snapshot)
+        self.snapshot = snapshot
+        self.generated.forget(change.nodes)
+        for view in tuple(self._views):
+            view.moved(change)
+
+    def revoked(self, serials: Collection[str], *, suspended: bool) -> None:
+        """Replace the leaves with these serials, or with ``suspended`` only forget them."""
+        self.leaves.revoked(serials, suspended=suspended)
+
+    def rotate(self, spiffe_id: SpiffeId) -> int:
+        """Give every stream of an identity a new leaf; return how many streams that are."""
+        self.leaves.rotate(spiffe_id)
+        return sum(view.holds(spiffe_id) for view in self._views)
+
+    def drain(self) -> None:
+        """Take no more streams and end those that are open."""
+        self._draining = True
+        for view in tuple(self._views):
+            view.end(UnavailableError("the server is going down", remedy="connect again in a moment"))
+
+    def in_force(self, told: LiveView) -> None:
+        """Note which trust generation an Envoy has acknowledged, on all of its streams that carry trust."""
+        generation = min(view.in_force for view in self._views if view.trusting and view.envoy == told.envoy)
+        caller = told.caller
+        for spiffe_id in (caller.selected,) if caller.selected else caller.entitled:
+            holder = Holder(caller.process, told.node_id, spiffe_id)
+            self.journal.trust_in_force(holder.name, spiffe_id, generation)
+        self._acknowledged.set()
+
+    def census(self, generation: int) -> Census:
+        """Count the Envoys that hold trust."""
+        envoys: dict[object, list[LiveView]] = {}
+        for view in self._views:
+            if view.trusting:
+                envoys.setdefault(view.envoy, []).append(view)
+        owners = {view.envoy for view in self._views if view.owned}
+        reached = sum(all(view.in_force >= generation for view in views) for views in envoys.values())
+        return Census(len(envoys), reached, sum(envoy not in owners for envoy in envoys))
+
+    async def reached(self, generation: int, seconds: float) -> Census:
+        """Wait until every Envoy has acknowledged a generation, or so long; then count."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            self._acknowledged.clear()
+            found = self.census(generation)
+            left = deadline - loop.time()
+            if found.acknowledged >= found.notified or left <= 0:
+                return found
+            try:
+                await asyncio.wait_for(self._acknowledged.wait(), left)
+            except TimeoutError:
+                continue

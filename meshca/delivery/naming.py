@@ -1,0 +1,112 @@
+"""What an SDS name stands for, for one caller (design §6).
+
+Rules kept here:
+- A policy name (``clients…``, ``client:…``, ``servers:…``) is always answered: where policy admits nobody, or the name
+  is not or no longer allowed, with nobody.
+- Who is suspended is admitted nowhere, and admits nobody.
+- Refused are only SVIDs and trust domains that the caller may not have, names that need a selection where none is made,
+  and unknown names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshca.delivery.callers import Caller, NotEntitledError
+from meshca.delivery.contexts import Wanted
+from meshca.delivery.snapshot import Snapshot
+from meshca.envoy import names
+from meshca.mesh.model import ObjectKey
+from meshca.spiffe.id import SpiffeId
+
+_NOBODY: frozenset[SpiffeId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLeaf:
+    """An SVID under a name."""
+
+    name: str
+    spiffe_id: SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class WantedValidator:
+    """The SPIFFE validator over all trust domains."""
+
+    name: str
+
+
+def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLeaf | WantedValidator:
+    """Say what to send under a name.
+
+    Raises:
+        MeshcaError: The caller may not have it, or it means nothing.
+    """
+    match names.parse_secret_name(name):
+        case names.Default():
+            return _leaf(name, caller.require_selected()[0], snapshot)
+        case names.Svid(spiffe_id):
+            if spiffe_id not in caller.entitled:
+                raise NotEntitledError("the caller is not entitled to this identity", field="name", value=name)
+            return _leaf(name, spiffe_id, snapshot)
+        case names.Roots(domain):
+            if domain not in (None, snapshot.trust_domain):
+                raise NotEntitledError("not our trust domain, nor federated with it", field="name", value=name)
+            return Wanted(name, _NOBODY if _is_suspended(caller, snapshot) else None)
+        case names.All():
+            return Wanted(name, _NOBODY) if _is_suspended(caller, snapshot) else WantedValidator(name)
+        case policy_name:
+            return Wanted(name, _admitted(policy_name, caller, snapshot) - snapshot.suspended)
+
+
+def all_names(caller: Caller, snapshot: Snapshot) -> frozenset[str]:
+    """Return all that a caller may see, which is what an empty list in the first request means."""
+    found = {names.ROOTCA, *map(str, caller.entitled - snapshot.suspended)}
+    if caller.selected is None or caller.node is None:
+        return frozenset(found)
+    if caller.selected not in snapshot.suspended:
+        found.add(names.DEFAULT)
+    ports = listener_ports(caller.node, snapshot)
+    found |= {names.clients_name(port) for port in ports}
+    if len(ports) == 1:
+        found.add(names.CLIENTS)
+    mesh_set = snapshot.mesh.mesh_set
+    found |= {names.servers_name(service.name) for service in mesh_set.services_of(mesh_set.caller(caller.node))}
+    return frozenset(found)
+
+
+def listener_ports(node: ObjectKey, snapshot: Snapshot) -> tuple[int, ...]:
+    """Return the ports that a node or gateway listens on."""
+    listeners = snapshot.mesh.mesh_set.caller(node).spec.listeners
+    return tuple(listener.port_mapping.port for listener in listeners)
+
+
+def _leaf(name: str, spiffe_id: SpiffeId, snapshot: Snapshot) -> WantedLeaf:
+    if spiffe_id in snapshot.suspended:
+        raise NotEntitledError("the identity is suspended", value=str(spiffe_id), remedy="see meshca resume")
+    return WantedLeaf(name, spiffe_id)
+
+
+def _is_suspended(caller: Caller, snapshot: Snapshot) -> bool:
+    return caller.selected in snapshot.suspended or caller.entitled <= snapshot.suspended
+
+
+def _admitted(
+    wanted: names.Clients | names.Client | names.Servers, caller: Caller, snapshot: Snapshot
+) -> frozenset[SpiffeId]:
+    selected, node = caller.require_selected()
+    if selected in snapshot.suspended:
+        return _NOBODY
+    policy, ports = snapshot.mesh.policy, listener_ports(node, snapshot)
+    match wanted:
+        case names.Clients(None):
+            # With several listeners there is no telling whose clients are meant: clients:<port> says it.
+            return policy.admitted_clients(node, ports[0]) if len(ports) == 1 else _NOBODY
+        case names.Clients(port):
+            return policy.admitted_clients(node, port) if port in ports else _NOBODY
+        case names.Client(client):
+            admitted = any(client in policy.admitted_clients(node, port) for port in ports)
+            return frozenset({client}) if admitted else _NOBODY
+        case names.Servers(service):
+            return policy.admitted_servers(node, service)

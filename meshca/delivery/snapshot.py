@@ -1,0 +1,40 @@
+"""All that decides what a caller sees, at one moment.
+
+Rules: a snapshot is immutable and whole; a change makes a new one, and nothing is edited in place; three numbers tell
+what moved (design §3): the mesh revision, the trust generation, and the leaf, which isn't part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from meshca.authority.trust import Trust
+from meshca.mesh.forest import MeshSet
+from meshca.mesh.identity import Identities
+from meshca.policy.admission import Policy
+from meshca.policy.entitlement import Registration
+from meshca.spiffe.id import SpiffeId, TrustDomain
+
+
+@dataclass(frozen=True, slots=True)
+class MeshState:
+    """The meshes of one revision and what follows from them."""
+
+    revision: int
+    mesh_set: MeshSet
+    identities: Identities
+    policy: Policy = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Meshes, trust, registrations, suspensions and drain epochs, as they are together."""
+
+    trust_domain: TrustDomain
+    mesh: MeshState
+    trust: Trust
+    registrations: tuple[Registration, ...] = ()
+    suspended: frozenset[SpiffeId] = frozenset()
+    epochs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,263 @@
+"""What one stream may see, as it is now. Implements ``xds.source.View``.
+
+Rules kept here:
+- A key is released only after the process has been looked at again (``require_same``).
+- A suspended caller's dedicated SDS stream ends; on ADS its stream stays, no leaf is sent, its contexts are nobody.
+- What would stop or open an Envoy is not sent: the resource stays away and an alarm goes out (design §5).
+- A trust generation counts as in force once every context of the stream has been acknowledged under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from meshca.attest.process import Process, require_same
+from meshca.delivery.callers import Caller, NotEntitledError, recognise
+from meshca.delivery.contexts import Wanted
+from meshca.delivery.difference import Difference
+from meshca.delivery.leaves import Holder
+from meshca.delivery.naming import WantedLeaf, all_names, resolve
+from meshca.delivery.ports import Leaf
+from meshca.envoy import secrets
+from meshca.envoy.names import SecretNameError
+from meshca.envoy.placement import Placement, placement_of
+from meshca.errors import MeshcaError, RefusedError
+from meshca.spiffe.id import IdentityError, SpiffeId
+from meshca.xds.resource import CDS, LDS, SDS, Resource
+from meshca.xds.source import Changes, Found, NodeInfo
+
+if TYPE_CHECKING:
+    from meshca.delivery.desk import Desk
+
+_OWNED = frozenset({LDS, CDS})
+
+
+@dataclass(slots=True)
+class _Sent:
+    """The context last given out under a name, and the trust generations it carries and has acknowledged."""
+
+    version: str
+    generation: int
+    acknowledged: int = 0
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What a view remembers of its stream."""
+
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+    contexts: dict[str, _Sent] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    types: set[str] = field(default_factory=set)
+    holders: set[Holder] = field(default_factory=set)
+
+
+class LiveView:
+    """The view of one stream."""
+
+    def __init__(self, desk: Desk, caller: Caller, node: NodeInfo, *, dedicated: bool) -> None:
+        self._desk = desk
+        self._caller = caller
+        self._node = node
+        self._dedicated = dedicated
+        self._changes = Changes()
+        self._memory = _Memory()
+        self.in_force = 0  # the trust generation that all contexts have acknowledged
+
+    @property
+    def node_id(self) -> str:
+        """Return the node id the stream was opened with."""
+        return self._node.id
+
+    @property
+    def spiffe_id(self) -> str:
+        """Return the identity selected for this stream, or nothing."""
+        return str(self._caller.selected or "")
+
+    @property
+    def caller(self) -> Caller:
+        """Return who is calling."""
+        return self._caller
+
+    @property
+    def envoy(self) -> tuple[Process, str]:
+        """Return what tells its Envoy from others: the process, and the node id it gives itself."""
+        return self._caller.process, self._node.id
+
+    @property
+    def owned(self) -> bool:
+        """Whether its listeners and clusters are ours, so that open connections can be ended."""
+        return not _OWNED.isdisjoint(self._memory.types)
+
+    @property
+    def trusting(self) -> bool:
+        """Whether it has been given trust."""
+        return bool(self._memory.contexts)
+
+    def holds(self, spiffe_id: SpiffeId) -> bool:
+        """Whether it has been given a leaf of this identity."""
+        return any(leaf.spiffe_id == spiffe_id for leaf in self._memory.leaves.values())
+
+    async def fetch(self, type_url: str, names: frozenset[str] | None, held: Mapping[str, str]) -> Found:
+        """Return the named resources, or all that this caller may see."""
+        self._memory.types.add(type_url)
+        self._require_served()
+        if type_url == SDS:
+            return await self._secrets(names, held)
+        _, node = self._caller.require_selected()
+        found = self._desk.generated.get(node, self._placement, self._desk.snapshot).get(type_url, {})
+        return Found(found if names is None else {name: found[name] for name in names if name in found})
+
+    async def next_change(self) -> frozenset[str] | None:
+        """Wait for the next change that may concern this stream."""
+        return await self._changes.next()
+
+    def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
+        """Note what the client has accepted."""
+        if type_url != SDS:
+            return
+        for name, resource in resources.items():
+            if (sent := self._memory.contexts.get(name)) and sent.version == resource.version:
+                sent.acknowledged = sent.generation
+        # Only those given out last: what the client no longer asks for stays behind at an older generation.
+        newest = max((sent.generation for sent in self._memory.contexts.values()), default=0)
+        latest = [sent for sent in self._memory.contexts.values() if sent.generation == newest]
+        if newest > self.in_force and all(sent.acknowledged == newest for sent in latest):
+            self.in_force = newest
+            self._desk.in_force(self)
+
+    def rejected(self, type_url: str, resources: Mapping[str, Resource], message: str) -> None:
+        """Note a NACK."""
+        digests = {resource.digest for resource in resources.values()}
+        self._desk.rejections.add(self._rejecter, type_url, digests)
+        self._desk.journal.rejected(self.node_id, type_url, digests, message)
+
+    def nacked_content(self, type_url: str) -> frozenset[str]:
+        """Return what this node has rejected, on this stream or before."""
+        return self._desk.rejections.of(self._rejecter, type_url)
+
+    def reworded(self, resource: Resource, attempt: int) -> Resource:
+        """Return a secret with the same meaning in other bytes."""
+        if resource.type_url != SDS:
+            return resource
+        note = f"# meshca sends this again ({attempt})\n".encode()
+        try:
+            wanted = resolve(resource.name, self._caller, self._desk.snapshot)
+            if isinstance(wanted, WantedLeaf):
+                return self._leaf_resource(wanted.name, self._memory.leaves[wanted.name], note)
+            if isinstance(wanted, Wanted):
+                return self._desk.contexts.reworded(wanted, self._desk.snapshot.trust, note, resource.version)
+        except (MeshcaError, KeyError):
+            return resource
+        return resource
+
+    def close(self) -> None:
+        """Release what the stream held."""
+        for holder in self._memory.holders:
+            self._desk.leaves.detach(holder, self.leaf_changed)
+        self._desk.leave(self)
+
+    # ---- told by the desk
+
+    def leaf_changed(self) -> None:
+        """Look at secrets again."""
+        self._changes.mark((SDS,))
+
+    def moved(self, change: Difference) -> None:
+        """Look again at what a new snapshot may have changed for this stream."""
+        if change.callers and not self._recognised_again():
+            return
+        mine = self._caller.entitled
+        if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
+            self._changes.mark(None)
+        elif change.trust:
+            self._changes.mark((SDS,))
+        try:
+            self._require_served()
+        except RefusedError as error:
+            self._changes.fail(error)
+
+    def end(self, error: MeshcaError) -> None:
+        """End the stream."""
+        self._changes.fail(error)
+
+    # ---- inside
+
+    @cached_property
+    def _placement(self) -> Placement:
+        return placement_of(self._node.metadata)
+
+    @property
+    def _rejecter(self) -> str:
+        return f"{self._caller.process.uid} {self.node_id}"
+
+    def _recognised_again(self) -> bool:
+        try:
+            caller = recognise(self._caller.process, self.node_id, self._desk.snapshot)
+        except MeshcaError as error:
+            self._desk.journal.refused(self._caller.actor, "attest", self.node_id, str(error))
+            self._changes.fail(error)
+            return False
+        if caller != self._caller:
+            self._caller = caller
+            self._changes.mark(None)
+        return True
+
+    def _require_served(self) -> None:
+        if self._dedicated and self._caller.selected in self._desk.snapshot.suspended:
+            raise NotEntitledError("the identity is suspended", value=self.spiffe_id, remedy="see meshca resume")
+
+    async def _secrets(self, names: frozenset[str] | None, held: Mapping[str, str]) -> Found:
+        asked = all_names(self._caller, self._desk.snapshot) if names is None else names
+        found: dict[str, Resource] = {}
+        refused: dict[str, str] = {}
+        for name in sorted(asked):
+            try:
+                found[name] = await self._secret(name, held.get(name, ""))
+            except secrets.UnsafeSecretError as error:
+                self._desk.journal.unsafe(name, str(error))
+            except (RefusedError, SecretNameError, IdentityError) as error:
+                refused[name] = str(error)
+        self._note_refused(refused)
+        return Found(found, refused)
+
+    async def _secret(self, name: str, held: str) -> Resource:
+        snapshot = self._desk.snapshot
+        wanted = resolve(name, self._caller, snapshot)
+        if isinstance(wanted, WantedLeaf):
+            return await self._svid(wanted.name, wanted.spiffe_id, held)
+        if isinstance(wanted, Wanted):
+            made = self._desk.contexts.get(wanted, snapshot.trust)
+        else:
+            made = self._desk.contexts.validator(name, snapshot.trust)
+        sent = self._memory.contexts.setdefault(name, _Sent(made.version, 0))
+        if (sent.version, sent.generation) != (made.version, snapshot.trust.generation):
+            sent.version, sent.generation = made.version, snapshot.trust.generation
+        return made
+
+    async def _svid(self, name: str, spiffe_id: SpiffeId, held: str) -> Resource:
+        holder = Holder(self._caller.process, self._node.id, spiffe_id)
+        if holder not in self._memory.holders:
+            self._memory.holders.add(holder)
+            self._desk.leaves.attach(holder, self.leaf_changed)
+        leaf = await self._desk.leaves.get(holder, held)
+        # Looked at again after the wait: suspended meanwhile means no leaf.
+        resolve(name, self._caller, self._desk.snapshot)
+        require_same(self._caller.process)
+        self._memory.leaves[name] = leaf
+        return self._leaf_resource(name, leaf, b"")
+
+    def _leaf_resource(self, name: str, leaf: Leaf, note: bytes) -> Resource:
+        if not leaf.key_pem:
+            # The client named this serial as the version it holds, so this is compared and never sent.
+            return Resource(SDS, name, leaf.serial, b"")
+        body = secrets.tls_certificate(name, leaf.chain_pem + note, leaf.key_pem, now=self._desk.clock.now())
+        return Resource(SDS, name, leaf.serial, body)
+
+    def _note_refused(self, refused: Mapping[str, str]) -> None:
+        for name in refused.keys() - self._memory.refused:
+            self._desk.journal.refused(self._caller.actor, "deliver", name, refused[name])
+        self._memory.refused = set(refused)

@@ -1,0 +1,1 @@
+"""Files for proxies that speak no SDS."""

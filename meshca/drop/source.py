@@ -1,0 +1,161 @@
+"""Where a drop gets its material from: the port, and the adapter over our admin API.
+
+The rules this module keeps:
+- The key is made here and leaves this process only as a file.
+- What is handed out has been checked to match (``Material.require_matching``).
+- A leaf is renewed at half life ± 10 %, or at once when the ledger says that it is revoked; a change of trust gives the
+  same leaf with the new bundle and CRLs.
+- Time and chance are arguments. A failed call leaves everything as it was; calling again tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from meshca.client.values import Issued, SigningRequest, Trust
+from meshca.drop.material import Material
+from meshca.drop.watch import Watch
+from meshca.errors import MeshcaError, RefusedError
+
+_HALF = 0.5
+_SPREAD = 0.1
+
+
+class Source(Protocol):
+    """Where a drop gets its material from."""
+
+    def wait(self, seconds: float) -> Material | None:
+        """Return material that differs from the last returned, or None when there is none in that time.
+
+        Raises:
+            MeshcaError: the material that is due cannot be had now; calling again tries again.
+        """
+
+    def acknowledge(self) -> None:
+        """Say that what was returned last is in force."""
+
+
+class TrustApi(Protocol):
+    """What the adapter uses of ``AdminClient``."""
+
+    def watch_trust(self, holder: str, spiffe_id: str = "") -> Iterator[Trust]:
+        """Yield the trust at once, then each change."""
+
+    def issue(self, requests: Sequence[SigningRequest]) -> list[Issued | MeshcaError]:
+        """Issue a batch."""
+
+    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int) -> None:
+        """Say that a generation is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """How the adapter reads time and chance: ``chance`` gives a number from 0 to 1."""
+
+    now: Callable[[], datetime]
+    chance: Callable[[], float]
+
+    def at(self, issued: Issued) -> datetime:
+        """Return when to renew: half life ± 10 %, so that a fleet does not renew in one second."""
+        share = _HALF + _SPREAD * (2 * self.chance() - 1)
+        return issued.not_before + (issued.not_after - issued.not_before) * share
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    issued: Issued
+    key: bytes = field(repr=False)
+    renew_at: datetime
+
+
+class AdminSource:
+    """Material from ``run/admin.sock``: own key, certificate by CSR, trust by watching."""
+
+    def __init__(self, api: TrustApi, node: str, spiffe_id: str, holder: str, renewal: Renewal) -> None:
+        self._api = api
+        self._node = node
+        self._spiffe_id = spiffe_id
+        self._holder = holder
+        self._renewal = renewal
+        self._watch = Watch(lambda: api.watch_trust(holder, spiffe_id))
+        self._trust: Trust | None = None
+        self._leaf: _Leaf | None = None
+        self._given: Material | None = None
+        self._in_force = False
+        self._owing = False
+
+    def wait(self, seconds: float) -> Material | None:
+        """Return new material after a change of trust, at half life, or after a revocation."""
+        self._trust = self._watch.take(self._patience(seconds)) or self._trust
+        if self._trust is None:
+            return None
+        self._owing = True
+        material = self._material(self._trust)
+        self._owing = False
+        return material
+
+    def acknowledge(self) -> None:
+        """Tell the server that this trust generation is in force here."""
+        self._in_force = True
+        if self._trust is not None:
+            self._api.acknowledge_trust(self._holder, self._spiffe_id, self._trust.generation)
+
+    def _patience(self, seconds: float) -> float:
+        if self._owing:
+            return 0.0
+        if self._leaf is None:
+            return seconds
+        left = (self._leaf.renew_at - self._renewal.now()) / timedelta(seconds=1)
+        return max(0.0, min(seconds, left))
+
+    def _material(self, trust: Trust) -> Material | None:
+        if self._leaf is None or self._is_due(self._leaf, trust):
+            self._leaf = self._new_leaf(trust)
+        leaf = self._leaf
+        material = Material(leaf.issued.chain, leaf.key, trust.bundle, trust.crl, f"generation {trust.generation}")
+        if material == self._given:
+            # Another generation with the same bytes: nothing to write, but the server waits for the answer.
+            if self._in_force:
+                self.acknowledge()
+            return None
+        material.require_matching(self._renewal.now())
+        self._given = material
+        self._in_force = False
+        return material
+
+    def _is_due(self, leaf: _Leaf, trust: Trust) -> bool:
+        return leaf.issued.serial in trust.revoked or leaf.renew_at <= self._renewal.now()
+
+    def _new_leaf(self, trust: Trust) -> _Leaf:
+        if trust.suspended:
+            raise RefusedError(f"{self._spiffe_id} is suspended", remedy=f"`meshca resume {self._node}` ends that")
+        key, issued = issue_with_new_key(self._api.issue, self._node, self._holder)
+        return _Leaf(issued, key, self._renewal.at(issued))
+
+
+def issue_with_new_key(
+    issue: Callable[[Sequence[SigningRequest]], list[Issued | MeshcaError]],
+    node: str,
+    holder: str,
+    ttl: timedelta | None = None,
+) -> tuple[bytes, Issued]:
+    """Make a P-256 key, have it certified, and return it as PKCS#8 beside its certificate.
+
+    Raises:
+        MeshcaError: the server's refusal.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    # Without names: what is certified is the identity that the server finds for NODE.
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    (answer,) = issue([SigningRequest(node, csr.public_bytes(Encoding.DER), ttl, holder)])
+    if isinstance(answer, MeshcaError):
+        raise answer
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), answer

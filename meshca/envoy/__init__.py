@@ -1,0 +1,1 @@
+"""From mesh and policy to listeners, routes, clusters, endpoints and secrets."""

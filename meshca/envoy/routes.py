@@ -1,0 +1,108 @@
+"""HTTP routes with App Mesh's unwritten defaults.
+
+Rules kept here:
+- A request has 15 s where nothing is said, at the client and at the server alike; an idle stream 300 s; 0 disables.
+- Where a route has no retry policy, App Mesh's invisible one holds: twice, on 503, gRPC unavailable, refused or reset.
+- Weights are relative. Where all of them are 0, and where a service has no provider, the answer is 503: Envoy refuses
+  a total of 0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from google.protobuf.duration_pb2 import Duration as WireDuration
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from meshca.envoy.resources import milliseconds
+from meshca.mesh.spec.transport import Duration, RequestTimeout
+
+DEFAULT_REQUEST_MS = 15_000
+DEFAULT_IDLE_MS = 300_000
+
+_ACTION = route_components_pb2.RouteAction
+_UNAVAILABLE = 503
+_DEFAULT_RETRIES = 2
+_DEFAULT_RETRY_ON = "connect-failure,refused-stream,reset,retriable-status-codes,unavailable"
+
+
+class Share(NamedTuple):
+    """A cluster and its share of the requests."""
+
+    cluster: str
+    weight: int
+
+
+def table(name: str, hosts: Sequence[Any]) -> Any:
+    """Return a route table."""
+    return route_pb2.RouteConfiguration(name=name, virtual_hosts=hosts)
+
+
+def host(name: str, domains: Sequence[str], routes: Sequence[Any]) -> Any:
+    """Return a virtual host."""
+    return route_components_pb2.VirtualHost(name=name, domains=domains, routes=routes)
+
+
+def everything() -> Any:
+    """Return the match of every request."""
+    return route_components_pb2.RouteMatch(prefix="/")
+
+
+def match(prefix: str, *, grpc: bool) -> Any:
+    """Return the match of a path prefix; of gRPC calls alone where asked for."""
+    matched = route_components_pb2.RouteMatch(prefix=prefix)
+    if grpc:
+        matched.grpc.SetInParent()
+    return matched
+
+
+def unavailable(matched: Any) -> Any:
+    """Return a route that answers 503."""
+    return route_components_pb2.Route(
+        match=matched, direct_response=route_components_pb2.DirectResponseAction(status=_UNAVAILABLE)
+    )
+
+
+def forward(matched: Any, shares: Sequence[Share], timeout: RequestTimeout | None, *, retry: bool) -> Any:
+    """Return a route to clusters by weight; without any weight it answers 503."""
+    if not any(share.weight for share in shares):
+        return unavailable(matched)
+    action = _ACTION(
+        timeout=limit(timeout.per_request if timeout else None, DEFAULT_REQUEST_MS),
+        idle_timeout=limit(timeout.idle if timeout else None, DEFAULT_IDLE_MS),
+    )
+    if len(shares) == 1:
+        action.cluster = shares[0].cluster
+    else:
+        action.weighted_clusters.CopyFrom(_weighted(shares))
+    if retry:
+        action.retry_policy.CopyFrom(_default_retry())
+    return route_components_pb2.Route(match=matched, route=action)
+
+
+def limit(written: Duration | None, default_ms: int) -> WireDuration:
+    """Return a timeout as written, or the default; 0 disables it, for Envoy as for App Mesh."""
+    return milliseconds(default_ms if written is None else written.milliseconds)
+
+
+def _weighted(shares: Sequence[Share]) -> Any:
+    return route_components_pb2.WeightedCluster(
+        clusters=[
+            route_components_pb2.WeightedCluster.ClusterWeight(
+                name=share.cluster, weight=UInt32Value(value=share.weight)
+            )
+            for share in shares
+        ]
+    )
+
+
+@functools.cache
+def _default_retry() -> Any:
+    return route_components_pb2.RetryPolicy(
+        retry_on=_DEFAULT_RETRY_ON,
+        num_retries=UInt32Value(value=_DEFAULT_RETRIES),
+        retriable_status_codes=[_UNAVAILABLE],
+    )

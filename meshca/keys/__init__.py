@@ -1,0 +1,1 @@
+"""Signers: where the private keys of CAs live."""

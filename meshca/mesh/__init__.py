@@ -1,0 +1,1 @@
+"""The App Mesh model, its input forms and the reference graph. Pure."""

@@ -1,0 +1,1 @@
+"""The spec of each App Mesh object: shapes, unions, bounds, enums, defaults and cross-field rules."""

@@ -1,0 +1,193 @@
+"""YAML, read from its events so that limits hold before anything is built.
+
+Rules kept here:
+- YAML 1.2's core schema: `yes`, `on` and `12:30` are text, `0123` is text, `true` is a boolean.
+- A key occurs once, and is text; merge keys (`<<`) are not read.
+- An alias is what its anchor was; aliases together add few nodes (no 'alias bomb'), and none is inside itself.
+- Tags other than YAML's own are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import yaml
+
+from meshca.mesh.tree import DEEPEST, MOST_NODES, Member, Node, Report, Scalar, Subject, UnreadableError
+
+if TYPE_CHECKING:
+    from meshca.mesh.variables import Variables
+
+MOST_ALIASED_NODES = 10_000
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_YAML_TAG = "tag:yaml.org,2002:"
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18}|[0-9]{1,18}(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?")
+_WORDS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+
+def read_yaml(report: Report, variables: Variables) -> list[Node]:
+    """Return the documents of a text, empty ones left out.
+
+    Raises:
+        UnreadableError: it is not YAML, or breaks a limit.
+    """
+    builder = _Builder(report, variables)
+    try:
+        for event in yaml.parse(report.text, Loader=_Loader):
+            builder.take(event)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = error.problem or error.context or "not YAML"
+        raise UnreadableError(mark.index if mark else 0, f"not YAML: {problem}") from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        offset = getattr(error, "position", 0)
+        raise UnreadableError(
+            offset if isinstance(offset, int) else 0, "not YAML: a character that YAML forbids"
+        ) from None
+    return builder.documents
+
+
+@dataclass(slots=True)
+class _Open:
+    """A mapping or list that is being read."""
+
+    node: Node
+    anchor: str | None
+    nodes_before: int
+    key: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class _Anchored:
+    node: Node
+    size: int
+
+
+@dataclass(slots=True)
+class _Builder:
+    report: Report
+    variables: Variables
+    documents: list[Node] = field(default_factory=list)
+    _open: list[_Open] = field(default_factory=list)
+    _anchors: dict[str, _Anchored] = field(default_factory=dict)
+    _nodes: int = 0
+    _aliased: int = 0
+
+    def take(self, event: yaml.Event) -> None:
+        """Build on with one event."""
+        if isinstance(event, yaml.ScalarEvent):
+            self._scalar(event)
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self._begin(event)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            self._end()
+        elif isinstance(event, yaml.AliasEvent):
+            self._alias(event)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self._anchors.clear()
+
+    def _begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
+        offset = _offset(event)
+        if len(self._open) >= DEEPEST:
+            raise UnreadableError(offset, f"nested deeper than {DEEPEST} levels")
+        self._require_own_tag(event.tag, offset)
+        self._require_no_key_open(offset)
+        value: dict[str, Member] | list[Node] = {} if isinstance(event, yaml.MappingStartEvent) else []
+        self._open.append(_Open(Node(offset, value), event.anchor, self._nodes))
+
+    def _end(self) -> None:
+        closed = self._open.pop()
+        self._count(closed.node.offset)
+        if closed.anchor is not None:
+            self._anchors[closed.anchor] = _Anchored(closed.node, self._nodes - closed.nodes_before)
+        self._add(closed.node)
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        offset = _offset(event)
+        self._require_own_tag(event.tag, offset)
+        self._count(offset)
+        if self._wants_key():
+            self._key(event.value, offset)
+            return
+        is_plain = event.style is None and event.tag is None
+        node = Node(offset, self._plain(event.value, offset) if is_plain else self.variables.fill(event.value, offset))
+        if event.anchor is not None:
+            self._anchors[event.anchor] = _Anchored(node, 1)
+        self._add(node)
+
+    def _plain(self, text: str, offset: int) -> Scalar:
+        return self.variables.fill_bare(text, offset) if "$" in text else resolve(text)
+
+    def _alias(self, event: yaml.AliasEvent) -> None:
+        offset = _offset(event)
+        self._require_no_key_open(offset)
+        anchored = self._anchors.get(event.anchor or "")
+        if anchored is None:
+            raise UnreadableError(offset, "an alias follows its anchor, and is not inside it", value=f"*{event.anchor}")
+        self._nodes += anchored.size
+        self._aliased += anchored.size
+        if self._aliased > MOST_ALIASED_NODES:
+            remedy = "write the parts out"
+            raise UnreadableError(offset, f"aliases add more than {MOST_ALIASED_NODES} nodes", remedy=remedy)
+        self._add(anchored.node)
+
+    def _wants_key(self) -> bool:
+        return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
+
+    def _require_no_key_open(self, offset: int) -> None:
+        if self._wants_key():
+            raise UnreadableError(offset, "a key is plain text")
+
+    def _key(self, key: str, offset: int) -> None:
+        if key == "<<":
+            raise UnreadableError(offset, "merge keys (<<) are not read", remedy="write the keys out")
+        members = self._open[-1].node.value
+        assert isinstance(members, dict)  # noqa: S101 - `_wants_key` has looked
+        if key in members:
+            self.report.error(offset, "a key occurs once", Subject(value=key, remedy="remove one of the two"))
+        self._open[-1].key = (offset, key)
+
+    def _add(self, node: Node) -> None:
+        if not self._open:
+            if node.value is not None:
+                self.documents.append(node)
+            return
+        parent = self._open[-1]
+        if isinstance(parent.node.value, list):
+            parent.node.value.append(node)
+        elif isinstance(parent.node.value, dict) and parent.key is not None:
+            offset, key = parent.key
+            parent.node.value.setdefault(key, Member(offset, node))
+            parent.key = None
+
+    def _count(self, offset: int) -> None:
+        self._nodes += 1
+        if self._nodes > MOST_NODES:
+            raise UnreadableError(
+                offset, f"more than {MOST_NODES} values in one text", remedy="split it into several files"
+            )
+
+    def _require_own_tag(self, tag: str | None, offset: int) -> None:
+        if tag is not None and tag != "!" and not tag.startswith(_YAML_TAG):
+            self.report.error(offset, "tags are not read here", Subject(value=tag))
+
+
+def resolve(text: str) -> Scalar:
+    """Return what plain text stands for in YAML 1.2's core schema."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def _offset(event: yaml.Event) -> int:
+    return event.start_mark.index if event.start_mark is not None else 0

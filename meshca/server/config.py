@@ -1,0 +1,207 @@
+"""``meshca.toml``: what it may say, and where exactly it is wrong.
+
+Rules: an unknown section or key is an error, as is a value of another type or unit; every error names the file, the
+line and a remedy; a key that is absent has the default written here.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from meshca.authority.lifetimes import Lifetimes, format_duration, parse_duration
+from meshca.errors import InvalidInputError, MeshcaError, NotFoundError
+
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "lifetimes": ("root", "issuing", "leaf"),
+    "listen": ("grpc", "http"),
+    "store": ("url",),
+    "keys": ("root", "issuing"),
+    "authority": ("upstream", "ack_deadline"),
+}
+_LARGEST_FILE = 1 << 20
+
+T = TypeVar("T")
+
+
+class ConfigError(InvalidInputError):
+    """The configuration breaks a rule; the message names file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a TCP server listens; port 0 takes any."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+DEFAULT_GRPC = Address("127.0.0.1", 8443)
+DEFAULT_HTTP = Address("127.0.0.1", 8080)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole, checked configuration."""
+
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    grpc: Address = DEFAULT_GRPC
+    http: Address = DEFAULT_HTTP
+    store_url: str = field(default="", repr=False)  # may hold a password; empty: SQLite in the home
+    root_key: str = "file"
+    issuing_key: str = "file"
+    upstream: str = ""
+    ack_deadline: timedelta | None = None
+
+
+def parse_address(text: str, *, what: str = "address") -> Address:
+    """Read ``host:port``; an IPv6 host stands in brackets.
+
+    Raises:
+        ConfigError: It is not that, or the port is above 65535.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ConfigError("not an address", field=what, value=text, remedy="write host:port, such as 127.0.0.1:8080")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def read_config(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        NotFoundError: There is none.
+        ConfigError: It breaks a rule.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror}", remedy="run `meshca init`, or give --home") from error
+    if len(raw) > _LARGEST_FILE:
+        raise ConfigError(f"{path}: larger than {_LARGEST_FILE} bytes")
+    try:
+        return parse_config(raw.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8", remedy="save it as UTF-8") from error
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Parse the text of a configuration file; ``name`` is how errors call it."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"\(at line ([0-9]+)", str(error))
+        line = at[1] if at else str(len(text.splitlines()))  # else "at end of document"
+        raise ConfigError(f"{name}:{line}: not TOML: {error}") from error
+    reader = _Reader(document, text, name)
+    reader.require_known()
+    return Config(
+        lifetimes=reader.lifetimes(),
+        grpc=reader.address("listen", "grpc", DEFAULT_GRPC),
+        http=reader.address("listen", "http", DEFAULT_HTTP),
+        store_url=reader.text("store", "url"),
+        root_key=reader.text("keys", "root") or "file",
+        issuing_key=reader.text("keys", "issuing") or "file",
+        upstream=reader.text("authority", "upstream"),
+        ack_deadline=reader.duration("authority", "ack_deadline"),
+    )
+
+
+def write_config(config: Config) -> str:
+    """Return the text of a file that ``parse_config`` reads back as the same configuration."""
+    lives = config.lifetimes.as_text()
+    lines = ["[lifetimes]", *(f"{name} = {_quoted(life)}" for name, life in lives.items())]
+    lines += ["", "[listen]", f"grpc = {_quoted(str(config.grpc))}", f"http = {_quoted(str(config.http))}"]
+    if config.store_url:
+        lines += ["", "[store]", f"url = {_quoted(config.store_url)}"]
+    if (config.root_key, config.issuing_key) != ("file", "file"):
+        lines += ["", "[keys]", f"root = {_quoted(config.root_key)}", f"issuing = {_quoted(config.issuing_key)}"]
+    authority = [f"upstream = {_quoted(config.upstream)}"] if config.upstream else []
+    if config.ack_deadline:
+        authority.append(f"ack_deadline = {_quoted(format_duration(config.ack_deadline))}")
+    lines += ["", "[authority]", *authority] if authority else []
+    return "\n".join(lines) + "\n"
+
+
+class _Reader:
+    """Values out of a parsed document, each error with the line where its key stands."""
+
+    def __init__(self, document: Mapping[str, Any], text: str, name: str) -> None:
+        self._document = document
+        self._lines = text.splitlines()
+        self._name = name
+
+    def require_known(self) -> None:
+        for section, content in self._document.items():
+            if section not in _KEYS:
+                raise self._error(section, "", "unknown section", remedy=f"known are {', '.join(_KEYS)}")
+            if not isinstance(content, dict):
+                raise self._error("", section, "is a section", remedy=f"write it as [{section}]")
+            for key in content.keys() - set(_KEYS[section]):
+                known = ", ".join(_KEYS[section])
+                raise self._error(section, key, "unknown key", remedy=f"[{section}] knows {known}")
+
+    def text(self, section: str, key: str) -> str:
+        value = self._document.get(section, {}).get(key, "")
+        if not isinstance(value, str):
+            raise self._error(section, key, f"is text, not {type(value).__name__}", remedy='put it in "quotes"')
+        return value
+
+    def address(self, section: str, key: str, default: Address) -> Address:
+        return self._read(section, key, lambda text: parse_address(text, what=key)) or default
+
+    def duration(self, section: str, key: str) -> timedelta | None:
+        return self._read(section, key, lambda text: parse_duration(text, field=key))
+
+    def lifetimes(self) -> Lifetimes:
+        for key in _KEYS["lifetimes"]:
+            self.duration("lifetimes", key)
+        lives = {key: text for key in _KEYS["lifetimes"] if (text := self.text("lifetimes", key))}
+        try:
+            return Lifetimes.from_text(lives)
+        except MeshcaError as error:
+            raise self._error("lifetimes", "", str(error)) from error
+
+    def _read(self, section: str, key: str, parse: Callable[[str], T]) -> T | None:
+        text = self.text(section, key)
+        if not text:
+            return None
+        try:
+            return parse(text)
+        except MeshcaError as error:
+            raise self._error(section, key, str(error).removeprefix(f"{key}: ")) from error
+
+    def _error(self, section: str, key: str, message: str, *, remedy: str = "") -> ConfigError:
+        where = f"[{section}] {key}".strip() if section else key
+        return ConfigError(f"{self._name}:{self._line(section, key)}: {where}: {message}", remedy=remedy)
+
+    def _line(self, section: str, key: str) -> int:
+        """Return the line of a key, of its section, or 1 (tomllib keeps no positions)."""
+        at, found = "", 1
+        for number, line in enumerate(self._lines, start=1):
+            if header := re.match(r"\s*\[+\s*\"?([^\]\"]+?)\"?\s*\]", line):
+                at = header[1]
+                found = number if at == section else found
+            elif at in {section, ""} and _is_key(line, section, key):
+                return number
+        return found
+
+
+def _is_key(line: str, section: str, key: str) -> bool:
+    section, key = re.escape(section), re.escape(key)
+    return bool(key and re.match(rf"\s*(?:\"?{section}\"?\s*\.\s*)?\"?{key}\"?\s*[=.]", line))
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    if any(ord(character) < 32 or ord(character) == 127 for character in escaped):
+        raise ConfigError("a configuration value holds no control characters", value=text)
+    return f'"{escaped}"'

@@ -1,0 +1,136 @@
+"""HTTP for machines: health, metrics, CRLs in DER, the bundle.
+
+Rules: read-only, without secrets and without login, so that it may face the network; nothing here is needed by Envoys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from meshca.errors import ConflictError, NotFoundError
+from meshca.server.config import Address
+from meshca.server.parts import Parts
+from meshca.server.services.trust import REFRESH_HINT, bundle_in, crl_of
+
+_BACKLOG = 128
+_MOST_CONNECTIONS = 256
+_CACHED = {"Cache-Control": f"max-age={REFRESH_HINT}"}
+
+
+def application(parts: Parts) -> Starlette:
+    """Return the web application of a server."""
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        problems = [problem.reason for problem in parts.house.authority.problems]
+        ready = parts.condition.state == "ready" and not problems
+        return JSONResponse({"state": parts.condition.state, "problems": problems}, 200 if ready else 503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def crl(request: Request) -> Response:
+        try:
+            der = crl_of(request.path_params["file"], parts.state.snapshot)
+        except NotFoundError as error:
+            return PlainTextResponse(f"{error}\n", 404)
+        return Response(der, media_type="application/pkix-crl", headers=_CACHED)
+
+    async def bundle(_: Request) -> Response:
+        return Response(bundle_in("spiffe", parts.state.snapshot), media_type="application/json", headers=_CACHED)
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+            Route("/crl/{file}", crl),
+            Route("/bundle", bundle),
+        ]
+    )
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a bound, listening socket.
+
+    Raises:
+        ConflictError: The address is taken or is not ours.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _unusable(address, error) from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise _unusable(address, error) from error
+    bound.setblocking(False)
+    return bound
+
+
+class HttpServer:
+    """Serves the application on a socket until it is stopped."""
+
+    def __init__(self, parts: Parts, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            application(parts),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+        self._server = _Server(config)
+        self._socket = bound
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> Address:
+        """Return where it really listens."""
+        host, port = self._socket.getsockname()[:2]
+        return Address(host, port)
+
+    def start(self) -> None:
+        """Serve in a task."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+
+    async def stop(self) -> None:
+        """Finish what is being answered, then stop."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._socket.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without signal handlers: the server that it is part of has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _unusable(address: Address, error: OSError) -> ConflictError:
+    return ConflictError(
+        f"cannot listen on {address}: {error.strerror}",
+        field="http",
+        remedy="choose another with --http or in meshca.toml; port 0 takes any",
+    )

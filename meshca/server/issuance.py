@@ -1,0 +1,180 @@
+"""Concurrent wishes for certificates, issued in batches. Implements ``delivery.ports.Issuing``.
+
+Rules: whoever asks alone is served at once; who asks while a batch is being made joins the next one, so that many share
+two commits; a wish that fails fails alone. Keys and CSR checks belong to the worker thread, not to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from meshca.authority.authority import Authority
+from meshca.authority.ports import Clock
+from meshca.authority.requests import Issued, IssueRequest, Kind, Refused
+from meshca.delivery.ports import Leaf
+from meshca.errors import ExhaustedError, MeshcaError, UnavailableError
+from meshca.server.metrics import Metrics
+from meshca.spiffe.id import SpiffeId
+from meshca.x509.csr import check_csr
+
+_log = structlog.get_logger(__name__)
+
+# Two, so that the results of one batch commit together with the intents of the next.
+_WORKERS = 2
+_LARGEST_BATCH = 256
+_LONGEST_QUEUE = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A wish for a certificate; without a CSR a key is made for it."""
+
+    spiffe_id: SpiffeId
+    holder: str
+    kind: Kind
+    requested_by: str
+    csr: bytes = field(default=b"", repr=False)
+    ttl: timedelta | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    order: Order
+    answer: asyncio.Future[Leaf]
+
+
+class Issuance:
+    """The queue in front of the authority. Lives on one event loop."""
+
+    def __init__(self, authority: Authority, clock: Clock, metrics: Metrics) -> None:
+        self._authority = authority
+        self._clock = clock
+        self._metrics = metrics
+        self._queue: deque[_Waiting] = deque()
+        self._free = _WORKERS
+        self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="issuance")
+
+    async def leaf(self, spiffe_id: SpiffeId, holder: str, requested_by: str) -> Leaf:
+        """Make a key and have it certified."""
+        return await self.one(Order(spiffe_id, holder, "stream", requested_by))
+
+    async def held(self, serial: str, spiffe_id: SpiffeId, holder: str) -> Leaf | None:
+        """Return the leaf with this serial if it is this holder's, valid and not revoked."""
+        record = await asyncio.to_thread(self._authority.certificate, serial)
+        if record is None or (record.spiffe_id, record.holder) != (spiffe_id, holder):
+            return None
+        if record.status(self._clock.now()) != "valid":
+            return None
+        return Leaf(record.serial, record.spiffe_id, record.not_before, record.not_after)
+
+    async def one(self, order: Order) -> Leaf:
+        """Have one certificate issued.
+
+        Raises:
+            MeshcaError: There is none.
+        """
+        return await self._enqueue(order)
+
+    async def many(self, orders: Sequence[Order]) -> list[Leaf | MeshcaError]:
+        """Have a batch issued; the answers come in order."""
+        found = await asyncio.gather(*map(self._enqueue, orders), return_exceptions=True)
+        return [_answer(item) for item in found]
+
+    async def close(self) -> None:
+        """Finish what was asked for; take no more."""
+        while self._queue or self._free < _WORKERS:
+            await asyncio.sleep(0.01)
+        self._workers.shutdown()
+
+    def _enqueue(self, order: Order) -> asyncio.Future[Leaf]:
+        answer: asyncio.Future[Leaf] = asyncio.get_running_loop().create_future()
+        if len(self._queue) >= _LONGEST_QUEUE:
+            answer.set_exception(ExhaustedError("too many certificates are being waited for", remedy="try again later"))
+            return answer
+        self._queue.append(_Waiting(order, answer))
+        if self._free:
+            # At the end of this turn of the loop: who asks in the same turn joins the same batch.
+            asyncio.get_running_loop().call_soon(self._pump)
+        return answer
+
+    def _pump(self) -> None:
+        while self._free and self._queue:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
+            self._free -= 1
+            work = asyncio.get_running_loop().run_in_executor(self._workers, self._make, [w.order for w in batch])
+            work.add_done_callback(lambda done, batch=batch: self._made(batch, done))  # type: ignore[misc]
+
+    def _made(self, batch: Sequence[_Waiting], done: asyncio.Future[list[Leaf | MeshcaError]]) -> None:
+        self._free += 1
+        error = done.exception()
+        if error is not None and not isinstance(error, MeshcaError):
+            _log.error("issuing failed", exc_info=error)
+            error = UnavailableError("issuing failed; the server's log says why")
+        answers = [error] * len(batch) if error else done.result()
+        for waiting, answer in zip(batch, answers, strict=True):
+            self._tell(waiting, answer)
+        self._pump()
+
+    def _tell(self, waiting: _Waiting, answer: Leaf | MeshcaError) -> None:
+        if isinstance(answer, Leaf):
+            self._metrics.issued.labels(waiting.order.kind).inc()
+        else:
+            self._metrics.refused.labels("issue").inc()
+        if waiting.answer.cancelled():
+            return
+        if isinstance(answer, Leaf):
+            waiting.answer.set_result(answer)
+        else:
+            waiting.answer.set_exception(answer)
+
+    # ---- in a worker thread
+
+    def _make(self, orders: Sequence[Order]) -> list[Leaf | MeshcaError]:
+        prepared = [_prepared(order) for order in orders]
+        requests = [found.request for found in prepared if isinstance(found, _Prepared)]
+        results = iter(self._authority.issue(requests)) if requests else iter(())
+        return [_leaf(found, next(results)) if isinstance(found, _Prepared) else found for found in prepared]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    request: IssueRequest
+    key_pem: bytes = field(repr=False)
+
+
+def _prepared(order: Order) -> _Prepared | MeshcaError:
+    try:
+        spki, key_pem = (check_csr(order.csr, order.spiffe_id).spki, b"") if order.csr else _new_key()
+    except MeshcaError as error:
+        return error
+    return _Prepared(
+        IssueRequest(order.spiffe_id, spki, order.ttl, order.holder, order.kind, order.requested_by), key_pem
+    )
+
+
+def _new_key() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return spki, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _leaf(prepared: _Prepared, result: Issued | Refused) -> Leaf | MeshcaError:
+    if isinstance(result, Refused):
+        return result.error
+    made = result.certificate
+    return Leaf(made.serial, made.spiffe_id, made.not_before, made.not_after, result.chain_pem, prepared.key_pem)
+
+
+def _answer(found: Leaf | BaseException) -> Leaf | MeshcaError:
+    if isinstance(found, Leaf | MeshcaError):
+        return found
+    raise found

@@ -1,0 +1,130 @@
+"""From applied objects to the state of the meshes, and from one state to the next.
+
+Rules: an apply is judged whole before anything is stored, and stored in one transaction together with its revision, its
+audit record and the drain epochs of whatever it narrows; what cannot be judged changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from meshca.authority import audit
+from meshca.authority.audit import OK, AuditEntry
+from meshca.delivery.snapshot import MeshState
+from meshca.envoy.names import backend_scope, listener_scope
+from meshca.mesh.findings import Finding
+from meshca.mesh.forest import MeshSet
+from meshca.mesh.identity import identities
+from meshca.mesh.model import MeshObject, ObjectKey
+from meshca.mesh.notes import notes
+from meshca.mesh.notgenerated import not_generated
+from meshca.mesh.render import canonical_json
+from meshca.mesh.source import parse_envelope
+from meshca.policy.admission import Policy
+from meshca.policy.difference import PolicyDifference, diff
+from meshca.spiffe.id import TrustDomain
+from meshca.store.meshes import MeshChange, StoredMeshes, StoredObject
+
+_LONGEST_SUMMARY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A next state, judged but not stored."""
+
+    state: MeshState  # with the present revision
+    added: tuple[ObjectKey, ...]
+    changed: tuple[ObjectKey, ...]
+    removed: tuple[ObjectKey, ...]
+    unchanged: tuple[ObjectKey, ...]
+    policy: PolicyDifference
+    warnings: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would change."""
+        return not (self.added or self.changed or self.removed)
+
+
+def parse_envelopes(texts: Sequence[str], name: str) -> tuple[MeshObject, ...]:
+    """Read objects in App Mesh's envelope.
+
+    Raises:
+        SpecError: One is malformed.
+    """
+    return tuple(parse_envelope(text, f"{name} {number}") for number, text in enumerate(texts, start=1))
+
+
+def judged(mesh_set: MeshSet, trust_domain: TrustDomain, revision: int) -> MeshState:
+    """Return the state of a mesh set.
+
+    Raises:
+        SpecError: A node names an identity that it may not have.
+    """
+    found = identities(mesh_set, trust_domain)
+    return MeshState(revision, mesh_set, found, Policy.of(mesh_set, found, trust_domain))
+
+
+def load(stored: StoredMeshes, trust_domain: TrustDomain) -> MeshState:
+    """Return the state that is stored."""
+    mesh_set = MeshSet(parse_envelopes([item.spec for item in stored.objects], "stored object"))
+    return judged(mesh_set, trust_domain, stored.revision)
+
+
+def propose(current: MeshState, mesh_set: MeshSet, applied: Sequence[MeshObject]) -> Proposal:
+    """Compare a next mesh set with the current state; ``applied`` are the objects that somebody sent."""
+    state = judged(mesh_set, current.identities.trust_domain, current.revision)
+    before, after = current.mesh_set.objects, mesh_set.objects
+    both = sorted(before.keys() & after.keys())
+    changed = tuple(key for key in both if before[key] != after[key])
+    return Proposal(
+        state=state,
+        added=tuple(sorted(after.keys() - before.keys())),
+        changed=changed,
+        removed=tuple(sorted(before.keys() - after.keys())),
+        unchanged=tuple(sorted({item.key for item in applied} & set(both) - set(changed))),
+        policy=diff(current.policy, state.policy),
+        warnings=_warnings(state, applied),
+    )
+
+
+def change_of(proposal: Proposal, action: str, actor: str, at: datetime) -> MeshChange:
+    """Return what the store is to write."""
+    objects, touched = proposal.state.mesh_set.objects, (*proposal.added, *proposal.changed)
+    summary = _summary(proposal)
+    subject = ", ".join(sorted({key.mesh for key in (*touched, *proposal.removed)}))
+    return MeshChange(
+        expected=proposal.state.revision,
+        changed=[StoredObject(key, canonical_json(objects[key])) for key in touched],
+        removed=proposal.removed,
+        at=at,
+        actor=actor,
+        summary=summary,
+        audit=[AuditEntry(action, f"mesh {subject}", OK, summary, actor)],
+        bumps=sorted(_drained(proposal.policy)),
+    )
+
+
+APPLY, DELETE = audit.APPLY, audit.DELETE
+
+
+def _drained(policy: PolicyDifference) -> set[str]:
+    """Return the drain scopes of what is narrowed: open connections of these must end (design §7)."""
+    listeners = {listener_scope(permission.server) for permission in policy.narrowed}
+    return listeners | {backend_scope(found.client, found.service) for found in policy.narrowed_backends}
+
+
+def _warnings(state: MeshState, applied: Sequence[MeshObject]) -> tuple[str, ...]:
+    keys = {str(item.key) for item in applied}
+    findings: list[Finding] = [*state.mesh_set.findings, *state.identities.findings, *state.policy.findings]
+    found = [finding for finding in findings if finding.object in keys or not finding.object]
+    found += [finding for item in applied for finding in (*notes(item), *not_generated(item))]
+    return tuple(dict.fromkeys(str(finding) for finding in found))
+
+
+def _summary(proposal: Proposal) -> str:
+    parts = [("added", proposal.added), ("changed", proposal.changed), ("removed", proposal.removed)]
+    text = "; ".join(f"{word} {', '.join(map(str, keys))}" for word, keys in parts if keys)
+    return text if len(text) <= _LONGEST_SUMMARY else f"{text[: _LONGEST_SUMMARY - 1]}…"

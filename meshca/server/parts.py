@@ -1,0 +1,39 @@
+"""What the services of a running server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from meshca.delivery.desk import Desk
+from meshca.server.house import House
+from meshca.server.issuance import Issuance
+from meshca.server.journal import StoreJournal
+from meshca.server.metrics import Metrics
+from meshca.server.publication import Publication
+from meshca.server.state import State
+from meshca.xds.registry import StreamTable
+
+
+@dataclass(slots=True)
+class Condition:
+    """How the server is, as ``status`` shows it."""
+
+    state: str = "starting"  # starting | ready | draining
+    http: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one running server."""
+
+    house: House
+    state: State
+    desk: Desk
+    issuance: Issuance
+    publication: Publication
+    journal: StoreJournal
+    metrics: Metrics
+    streams: StreamTable
+    condition: Condition
+    warnings: Callable[[], tuple[str, ...]]

@@ -1,0 +1,91 @@
+"""What happens by time.
+
+Rules (design §3): the scheduler holds no truth, each tick asks what is due; a tick comes at least twelve times in the
+shortest life; one that fails is logged and comes again; ticks don't pile up. Jobs are in memory, never pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, timedelta
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from meshca.authority.lifetimes import Lifetimes
+from meshca.errors import MeshcaError
+from meshca.server.parts import Parts
+
+_log = structlog.get_logger(__name__)
+
+_GATHERED = 1.0
+_SHORTEST_TICK, _LONGEST_TICK = 1.0, 60.0
+_TICKS_PER_LIFE = 12
+
+Work = Callable[[], Awaitable[object]]
+
+
+def tick_seconds(lifetimes: Lifetimes) -> float:
+    """Return how often to look at what is due."""
+    wanted = lifetimes.leaf / _TICKS_PER_LIFE / timedelta(seconds=1)
+    return min(max(wanted, _SHORTEST_TICK), _LONGEST_TICK)
+
+
+class Schedule:
+    """The ticks of a running server."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._scheduler = AsyncIOScheduler(timezone=UTC)
+        every = tick_seconds(parts.house.authority.lifetimes)
+        self._add("journal", _GATHERED, self._journal)
+        self._add("leaves", every, self._leaves)
+        self._add("crls", every, self._crls)
+        self._add("state", every, parts.state.refresh)
+        self._add("audit checkpoint", every, self._checkpoint)
+
+    def start(self) -> None:
+        """Begin to tick."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Tick no more."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    def _add(self, name: str, seconds: float, work: Work) -> None:
+        self._scheduler.add_job(
+            _guarded(name, work),
+            "interval",
+            seconds=seconds,
+            id=name,
+            coalesce=True,
+            max_instances=1,
+            misfire_grace_time=None,
+        )
+
+    async def _journal(self) -> None:
+        self._parts.journal.tick()
+        self._parts.metrics.streams.set(len(self._parts.streams))
+
+    async def _leaves(self) -> None:
+        self._parts.desk.leaves.tick()
+
+    async def _crls(self) -> None:
+        await asyncio.to_thread(self._parts.house.authority.publish_crls)
+
+    async def _checkpoint(self) -> None:
+        await asyncio.to_thread(self._parts.house.audit.checkpoint_if_due, self._parts.house.clock.now())
+
+
+def _guarded(name: str, work: Work) -> Work:
+    async def tick() -> None:
+        try:
+            await work()
+        except MeshcaError as error:
+            _log.warning("tick failed", tick=name, reason=str(error))
+        except Exception:  # whatever it was, the next tick comes
+            _log.exception("tick failed", tick=name)
+
+    return tick

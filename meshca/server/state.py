@@ -1,0 +1,186 @@
+"""The one current snapshot, and the only places where it is replaced.
+
+Rules kept here:
+- It lives on the event loop and is replaced whole. What happens in other threads is read there, after its commit, and
+  handed over in the order in which it was read.
+- An apply holds a lock from reading the current state to putting the next one in force; the store's revision catches
+  another process.
+- A suspension is in force with its event; a revoked certificate's connections are ended with the CRL that lists it,
+  not before, for its holder would be let in again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+import structlog
+
+from meshca.authority.events import Event, LeafRevoked, Resumed, TrustAlarm, TrustChanged
+from meshca.authority.trust import Trust
+from meshca.delivery.desk import Desk
+from meshca.delivery.snapshot import MeshState, Snapshot
+from meshca.errors import MeshcaError
+from meshca.server.house import House
+from meshca.server.meshes import Proposal, change_of, load
+from meshca.server.metrics import Metrics
+from meshca.spiffe.id import SpiffeId
+
+_log = structlog.get_logger(__name__)
+
+
+def first_snapshot(house: House) -> Snapshot:
+    """Read the snapshot that the store holds."""
+    trust_domain = house.authority.realm.trust_domain
+    return Snapshot(
+        trust_domain=trust_domain,
+        mesh=load(house.meshes.load(), trust_domain),
+        trust=house.authority.trust,
+        registrations=tuple(house.registrations.list()),
+        suspended=house.authority.suspended(),
+        epochs=MappingProxyType(house.epochs.load()),
+    )
+
+
+class State:
+    """Keeps the desk's snapshot true."""
+
+    def __init__(self, house: House, desk: Desk, metrics: Metrics) -> None:
+        self._house = house
+        self._desk = desk
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._in_order = threading.Lock()
+        self._applying = asyncio.Lock()
+        self._trust_told: set[Callable[[], None]] = set()
+        house.authority.subscribe(self._happened)
+        self._show()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot in force."""
+        return self._desk.snapshot
+
+    def watch(self, told: Callable[[], None]) -> Callable[[], None]:
+        """Call ``told`` after each change of trust or suspensions; returns how to stop."""
+        self._trust_told.add(told)
+        return lambda: self._trust_told.discard(told)
+
+    async def propose(self, judge: Callable[[MeshState], Proposal]) -> Proposal:
+        """Judge a change without making it."""
+        return await asyncio.to_thread(judge, self.snapshot.mesh)
+
+    async def apply(self, judge: Callable[[MeshState], Proposal], action: str, actor: str) -> Proposal:
+        """Judge a change, store it, and put it in force; one that changes nothing is not stored.
+
+        Raises:
+            MeshcaError: It was refused or could not be stored; nothing was changed.
+        """
+        async with self._applying:
+            proposal, epochs = await asyncio.to_thread(self._store, judge, action, actor)
+            if not proposal.is_empty:
+                self._put(replace(self.snapshot, mesh=proposal.state, epochs=self._merged(epochs)))
+        return proposal
+
+    async def registered(self) -> None:
+        """Read the registrations again."""
+        await asyncio.to_thread(self._read_registrations)
+
+    async def refresh(self) -> None:
+        """Read again what another process, or a store that did not answer, may have kept from us."""
+        await asyncio.to_thread(self._read_registrations)
+        await asyncio.to_thread(self._read_suspensions)
+
+    def _store(
+        self, judge: Callable[[MeshState], Proposal], action: str, actor: str
+    ) -> tuple[Proposal, Mapping[str, int]]:
+        proposal = judge(self.snapshot.mesh)
+        if proposal.is_empty:
+            return proposal, {}
+        revision = self._house.meshes.apply(change_of(proposal, action, actor, self._house.clock.now()))
+        state = replace(proposal.state, revision=revision)
+        return replace(proposal, state=state), self._house.epochs.load()
+
+    def _read_registrations(self) -> None:
+        with self._in_order:
+            found = tuple(self._house.registrations.list())
+            self._post(lambda: self._put_if_new(replace(self.snapshot, registrations=found)))
+
+    def _read_suspensions(self) -> None:
+        with self._in_order:
+            epochs = self._house.epochs.load()
+            suspended = self._house.authority.suspended()
+            self._post(
+                lambda: self._put_if_new(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
+            )
+
+    # ---- events of the authority, in whatever thread
+
+    def _happened(self, event: Event) -> None:
+        with self._in_order:
+            try:
+                epochs, suspended = self._house.epochs.load(), self._house.authority.suspended()
+            except MeshcaError as error:
+                # A suspension counts at once even so; the epochs come with the next refresh.
+                _log.warning("the store does not answer", reason=str(error))
+                epochs, suspended = {}, _after(event, self.snapshot.suspended)
+            self._post(lambda: self._on_loop(event, epochs, suspended))
+
+    def _post(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    def _on_loop(self, event: Event, epochs: Mapping[str, int], suspended: frozenset[SpiffeId]) -> None:
+        match event:
+            case LeafRevoked():
+                self._metrics.revoked.inc(len(event.serials))
+                if event.suspended:
+                    self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
+                self._desk.revoked(event.serials, suspended=event.suspended)
+            case Resumed():
+                self._put(replace(self.snapshot, suspended=suspended))
+            case TrustChanged():
+                self._trust_changed(event.trust, epochs)
+            case TrustAlarm():
+                self._metrics.alarms.inc()
+
+    def _trust_changed(self, trust: Trust, epochs: Mapping[str, int]) -> None:
+        if trust.generation >= self.snapshot.trust.generation:
+            self._put(replace(self.snapshot, trust=trust, epochs=self._merged(epochs)))
+
+    def _merged(self, epochs: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the newest of each epoch: they only grow, so an older reading cannot take one back."""
+        known = self.snapshot.epochs
+        if all(known.get(scope, 0) >= epoch for scope, epoch in epochs.items()):
+            return known
+        return MappingProxyType({**known, **{s: max(e, known.get(s, 0)) for s, e in epochs.items()}})
+
+    def _put_if_new(self, snapshot: Snapshot) -> None:
+        if snapshot != self.snapshot:
+            self._put(snapshot)
+
+    def _put(self, snapshot: Snapshot) -> None:
+        self._desk.replace(snapshot)
+        self._show()
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake whoever watches trust."""
+        for told in tuple(self._trust_told):
+            told()
+
+    def _show(self) -> None:
+        self._metrics.generation.set(self.snapshot.trust.generation)
+        self._metrics.revision.set(self.snapshot.mesh.revision)
+        self._metrics.crl_number.set(self.snapshot.trust.crl_number)
+
+
+def _after(event: Event, suspended: frozenset[SpiffeId]) -> frozenset[SpiffeId]:
+    match event:
+        case LeafRevoked(suspended=True):
+            return suspended | {event.spiffe_id}
+        case Resumed():
+            return suspended - {event.spiffe_id}
+    return suspended

@@ -1,0 +1,1 @@
+"""The database: ledger, meshes, registrations, acknowledgements, revisions, audit; SQLite and PostgreSQL alike."""

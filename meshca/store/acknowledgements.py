@@ -1,0 +1,172 @@
+"""Who has acknowledged which trust generation, and what an Envoy has refused.
+
+Rules: an acknowledgement never goes back to an older generation, whatever order two streams report in. Those who must
+acknowledge are the holders of unexpired, unrevoked leaves, connected or not: the ledger knows them, not the streams.
+A refused content is remembered until it is forgotten by name, since Envoy acknowledges the same bytes the next time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, delete, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from meshca.spiffe.id import SpiffeId
+from meshca.store.certificates import parsed
+from meshca.store.engine import Store, Transaction
+from meshca.store.schema import ACKNOWLEDGEMENTS, CERTIFICATES, NACKS
+from meshca.store.times import micros, moment
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """A holder has taken over this trust generation."""
+
+    holder: str
+    kind: str
+    spiffe_id: SpiffeId
+    generation: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """A holder of an unexpired leaf who has not acknowledged; ``acknowledged`` is what it has, 0 for nothing."""
+
+    holder: str
+    kind: str
+    spiffe_id: SpiffeId
+    acknowledged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An Envoy has refused this content."""
+
+    node: str
+    content_hash: str
+    type_url: str
+    message: str
+    at: datetime
+
+
+class Acknowledgements:
+    """The acknowledgements and rejections of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def record(self, acknowledgements: Sequence[Acknowledgement]) -> Future[None]:
+        """Record them, without waiting: the future is done once they have committed."""
+        rows = [_row(acknowledgement) for acknowledgement in acknowledgements]
+        # One row twice in a statement is an error to PostgreSQL; of two, the higher generation counts.
+        newest = {(row["holder"], row["spiffe_id"]): row for row in sorted(rows, key=lambda row: row["generation"])}
+        return self._store.submit(lambda transaction: _upsert(transaction.connection, list(newest.values())))
+
+    def generation_of(self, holder: str, spiffe_id: SpiffeId) -> int:
+        """Return the trust generation that the holder has acknowledged; 0 for none."""
+        query = select(ACKNOWLEDGEMENTS.c.generation).where(
+            ACKNOWLEDGEMENTS.c.holder == holder, ACKNOWLEDGEMENTS.c.spiffe_id == str(spiffe_id)
+        )
+        with self._store.read() as connection:
+            return connection.execute(query).scalar() or 0
+
+    def stragglers(self, generation: int, at: datetime) -> list[Straggler]:
+        """Return who holds a leaf that is unexpired at this time and has not acknowledged the generation."""
+        with self._store.read() as connection:
+            return [
+                Straggler(row.holder, row.kind, parsed(row.spiffe_id), row.acknowledged or 0)
+                for row in connection.execute(_behind(generation, at))
+            ]
+
+    def reject(self, rejection: Rejection) -> Future[None]:
+        """Remember what a node has refused, without waiting."""
+        row = {
+            "node": rejection.node,
+            "content_hash": rejection.content_hash,
+            "type_url": rejection.type_url,
+            "message": rejection.message,
+            "at": micros(rejection.at),
+        }
+
+        def remember(transaction: Transaction) -> None:
+            upsert = _insert(transaction.connection)(NACKS).values(row)
+            replaced = {name: upsert.excluded[name] for name in ("type_url", "message", "at")}
+            transaction.connection.execute(
+                upsert.on_conflict_do_update(index_elements=NACKS.primary_key.columns, set_=replaced)
+            )
+
+        return self._store.submit(remember)
+
+    def rejections(self, node: str) -> list[Rejection]:
+        """Return what the node has refused, oldest first."""
+        query = select(NACKS).where(NACKS.c.node == node).order_by(NACKS.c.at, NACKS.c.content_hash)
+        with self._store.read() as connection:
+            return [
+                Rejection(row.node, row.content_hash, row.type_url, row.message, moment(row.at))
+                for row in connection.execute(query)
+            ]
+
+    def forget(self, node: str, before: datetime) -> Future[None]:
+        """Forget what the node refused before this time."""
+
+        def forget(transaction: Transaction) -> None:
+            old = and_(NACKS.c.node == node, NACKS.c.at < micros(before))
+            transaction.connection.execute(delete(NACKS).where(old))
+
+        return self._store.submit(forget)
+
+
+def _row(acknowledgement: Acknowledgement) -> dict[str, Any]:
+    return {
+        "holder": acknowledgement.holder,
+        "kind": acknowledgement.kind,
+        "spiffe_id": str(acknowledgement.spiffe_id),
+        "generation": acknowledgement.generation,
+        "at": micros(acknowledgement.at),
+    }
+
+
+def _insert(connection: Connection) -> Any:
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+
+
+def _upsert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    upsert = _insert(connection)(ACKNOWLEDGEMENTS)
+    replaced = {name: upsert.excluded[name] for name in ("kind", "generation", "at")}
+    statement = upsert.on_conflict_do_update(
+        index_elements=ACKNOWLEDGEMENTS.primary_key.columns,
+        set_=replaced,
+        where=ACKNOWLEDGEMENTS.c.generation < upsert.excluded.generation,
+    )
+    connection.execute(statement, sorted(rows, key=lambda row: (row["holder"], row["spiffe_id"])))
+
+
+def _behind(generation: int, at: datetime) -> Any:
+    same = and_(
+        ACKNOWLEDGEMENTS.c.holder == CERTIFICATES.c.holder, ACKNOWLEDGEMENTS.c.spiffe_id == CERTIFICATES.c.spiffe_id
+    )
+    return (
+        select(
+            CERTIFICATES.c.holder,
+            func.min(CERTIFICATES.c.kind).label("kind"),
+            CERTIFICATES.c.spiffe_id,
+            func.max(ACKNOWLEDGEMENTS.c.generation).label("acknowledged"),
+        )
+        .select_from(CERTIFICATES.outerjoin(ACKNOWLEDGEMENTS, same))
+        .where(
+            CERTIFICATES.c.not_after > micros(at),
+            CERTIFICATES.c.revoked_at.is_(None),
+            CERTIFICATES.c.state == "issued",
+            or_(ACKNOWLEDGEMENTS.c.generation.is_(None), ACKNOWLEDGEMENTS.c.generation < generation),
+        )
+        .group_by(CERTIFICATES.c.holder, CERTIFICATES.c.spiffe_id)
+        .order_by(CERTIFICATES.c.spiffe_id, CERTIFICATES.c.holder)
+    )

@@ -1,0 +1,126 @@
+"""The store: one writer, many readers.
+
+Rules: opening changes no schema (`upgrade` does). Who opens asks `require_current` before the first use, and closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from meshca.store import migrate
+from meshca.store.appending import AuditAppender
+from meshca.store.chain import Head
+from meshca.store.connections import Connections, connect, parse_url
+from meshca.store.errors import translated
+from meshca.store.writer import Operation, Transaction, Writer
+
+__all__ = ["Store", "Transaction", "open_store", "upgrade"]
+
+T = TypeVar("T")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """One open database."""
+
+    def __init__(self, connections: Connections, appender: AuditAppender) -> None:
+        self._connections = connections
+        self._appender = appender
+        self._writer = Writer(connections.writing, appender)
+
+    @property
+    def writer(self) -> str:
+        """The name of this process's audit chain."""
+        return self._appender.writer
+
+    @property
+    def known_head(self) -> Head:
+        """The end of the audit chain as this process last committed it."""
+        return self._appender.known
+
+    def require_current(self) -> None:
+        """Check that the database's schema is the one this code was written for.
+
+        Raises:
+            SchemaError: it is older, newer or absent; the message says which, and what to do.
+        """
+        with self.read() as connection:
+            migrate.require_current(connection)
+
+    def write(self, operation: Operation[T]) -> T:
+        """Run the operation in a transaction and return its result once it has committed.
+
+        Raises:
+            StoreError: the database cannot write now; nothing was changed.
+        """
+        return self._writer.write(operation)
+
+    def submit(self, operation: Operation[T]) -> Future[T]:
+        """Queue the operation and return at once; the future holds the result once it has committed."""
+        return self._writer.submit(operation)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Lend a connection that reads one consistent state and cannot write; any thread may ask.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        try:
+            with self._connections.reading.connect() as connection, connection.begin():
+                yield connection
+        except Exception as error:
+            shown = translated(error)
+            if shown is error:
+                raise
+            raise shown from error
+
+    def close(self) -> None:
+        """Finish what is queued and close every connection."""
+        self._writer.close()
+        self._connections.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_store(url: str, *, writer: str = "server", clock: Callable[[], datetime] = _now) -> Store:
+    """Open the database; `writer` names this process's audit chain, `clock` gives audit records their time.
+
+    Raises:
+        StoreUrlError: the URL names no SQLite file and no PostgreSQL database.
+        StoreError: the database file cannot be made.
+    """
+    return Store(connect(parse_url(url)), AuditAppender(writer, clock))
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema of the database to what this code was written for; an absent database is made.
+
+    Raises:
+        SchemaError: the schema is newer than this code.
+        StoreError: the database does not answer.
+    """
+    connections = connect(parse_url(url))
+    try:
+        with connections.writing.connect() as connection, connection.begin():
+            migrate.upgrade(connection)
+    except Exception as error:
+        shown = translated(error)
+        if shown is error:
+            raise
+        raise shown from error
+    finally:
+        connections.dispose()

@@ -1,0 +1,178 @@
+"""The authority's ledger over a Store: each change is one operation of the group commit, audit included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from meshca.authority.audit import AuditEntry
+from meshca.authority.ports import Abandoned, Intent, Ledger, Result, Revocation
+from meshca.authority.records import AuthorityRecord, CertificateFilter, CertificateRecord, Realm
+from meshca.spiffe.id import SpiffeId
+from meshca.store.certificates import find_certificate, list_certificates
+from meshca.store.engine import Store, Transaction
+from meshca.store.issuing import finish_intents, insert_intents
+from meshca.store.revocation import (
+    listed_entries,
+    resume_identity,
+    revoke_serials,
+    suspend_identity,
+    suspended_identities,
+)
+from meshca.store.trust import (
+    advance_generation,
+    insert_authority,
+    insert_crls,
+    insert_realm,
+    load_authorities,
+    load_generation,
+    load_latest_crls,
+    load_realm,
+)
+from meshca.x509.crl import Crl, RevokedEntry
+
+
+class SqlLedger:
+    """Implements authority.ports.Ledger; its methods are documented there."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def realm(self) -> Realm | None:
+        """Return the realm, or None."""
+        with self._store.read() as connection:
+            return load_realm(connection)
+
+    def create_realm(
+        self, realm: Realm, authorities: Sequence[AuthorityRecord], crls: Sequence[Crl], audit: Sequence[AuditEntry]
+    ) -> None:
+        """Write the realm, its CAs and their CRLs, all or nothing."""
+
+        def create(transaction: Transaction) -> None:
+            insert_realm(transaction.connection, realm)
+            for record in authorities:
+                insert_authority(transaction.connection, record)
+            insert_crls(transaction.connection, crls)
+            transaction.audit(*audit)
+
+        self._store.write(create)
+
+    def authorities(self) -> list[AuthorityRecord]:
+        """Return every CA, oldest generation first."""
+        with self._store.read() as connection:
+            return load_authorities(connection)
+
+    def add_authority(self, record: AuthorityRecord, audit: AuditEntry) -> None:
+        """Add one CA."""
+
+        def add(transaction: Transaction) -> None:
+            insert_authority(transaction.connection, record)
+            transaction.audit(audit)
+
+        self._store.write(add)
+
+    def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
+        """Write the intents; False for each whose identity is suspended."""
+        return self._store.write(lambda transaction: insert_intents(transaction.connection, intents))
+
+    def record_results(
+        self, results: Sequence[Result | Abandoned], audit: Callable[[Sequence[bool]], Sequence[AuditEntry]]
+    ) -> list[bool]:
+        """Finish the intents; False for each that may not be released."""
+
+        def finish(transaction: Transaction) -> list[bool]:
+            released = finish_intents(transaction.connection, results)
+            transaction.audit(*audit(released))
+            return released
+
+        return self._store.write(finish)
+
+    def revoke(
+        self,
+        serials: Sequence[str],
+        revocation: Revocation,
+        audit: Callable[[Sequence[CertificateRecord]], Sequence[AuditEntry]],
+    ) -> list[CertificateRecord]:
+        """Revoke those that can be and bump their drain epochs."""
+
+        def revoke(transaction: Transaction) -> list[CertificateRecord]:
+            revoked = revoke_serials(transaction.connection, serials, revocation)
+            transaction.audit(*audit(revoked))
+            return revoked
+
+        return self._store.write(revoke)
+
+    def suspend(
+        self,
+        spiffe_id: SpiffeId,
+        revocation: Revocation,
+        audit: Callable[[Sequence[CertificateRecord]], Sequence[AuditEntry]],
+    ) -> list[CertificateRecord]:
+        """Suspend the identity, revoke all of it, bump its drain epoch."""
+
+        def suspend(transaction: Transaction) -> list[CertificateRecord]:
+            revoked = suspend_identity(transaction.connection, spiffe_id, revocation)
+            transaction.audit(*audit(revoked))
+            return revoked
+
+        return self._store.write(suspend)
+
+    def resume(self, spiffe_id: SpiffeId, audit: AuditEntry) -> bool:
+        """End the suspension; False when there is none."""
+
+        def resume(transaction: Transaction) -> bool:
+            if not resume_identity(transaction.connection, spiffe_id):
+                return False
+            transaction.audit(audit)
+            return True
+
+        return self._store.write(resume)
+
+    def suspended(self) -> frozenset[SpiffeId]:
+        """Return the suspended identities."""
+        with self._store.read() as connection:
+            return suspended_identities(connection)
+
+    def revoked(self, issuer_id: str, at: datetime) -> list[RevokedEntry]:
+        """Return what the issuer's next CRL lists."""
+        with self._store.read() as connection:
+            return listed_entries(connection, issuer_id, at)
+
+    def store_crls(self, crls: Sequence[Crl], generation: int, audit: Sequence[AuditEntry]) -> None:
+        """Store the CRLs as the next trust generation."""
+
+        def store(transaction: Transaction) -> None:
+            advance_generation(transaction.connection, generation)
+            insert_crls(transaction.connection, crls)
+            transaction.audit(*audit)
+
+        self._store.write(store)
+
+    def latest_crls(self) -> dict[str, Crl]:
+        """Return the newest CRL of each issuer."""
+        with self._store.read() as connection:
+            return load_latest_crls(connection)
+
+    def generation(self) -> int:
+        """Return the trust generation."""
+        with self._store.read() as connection:
+            return load_generation(connection)
+
+    def certificate(self, serial: str) -> CertificateRecord | None:
+        """Return the certificate with this serial."""
+        with self._store.read() as connection:
+            return find_certificate(connection, serial)
+
+    def certificates(self, wanted: CertificateFilter) -> list[CertificateRecord]:
+        """Return a page of what the filter admits."""
+        with self._store.read() as connection:
+            return list_certificates(connection, wanted)
+
+    def record_audit(self, entries: Sequence[AuditEntry]) -> None:
+        """Append entries that come with no change."""
+        self._store.write(lambda transaction: transaction.audit(*entries))
+
+
+def _is_a_ledger(ledger: SqlLedger) -> Ledger:
+    """Let the type checker compare the class with its port."""
+    return ledger

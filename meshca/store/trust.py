@@ -1,0 +1,165 @@
+"""The realm and its trust: CAs, CRLs, the generation that counts their changes.
+
+Rules: the generation grows by one with each change, by a conditional update that also makes two writers take turns;
+a CRL number only grows; the newest CRL of each issuer is kept, and a few before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from meshca.authority.lifetimes import Lifetimes
+from meshca.authority.records import AuthorityRecord, Realm
+from meshca.errors import ConflictError
+from meshca.spiffe.id import TrustDomain
+from meshca.store.conditional import insert_missing
+from meshca.store.revocation import mark_listed
+from meshca.store.schema import AUTHORITIES, CRLS, REALM
+from meshca.store.times import micros, moment
+from meshca.x509.crl import Crl
+
+_KEPT_CRLS = 4
+
+
+def load_realm(connection: Connection) -> Realm | None:
+    """Return the realm, or None where there is none yet."""
+    row = connection.execute(select(REALM)).first()
+    if row is None:
+        return None
+    return Realm(
+        trust_domain=TrustDomain(row.trust_domain),
+        lifetimes=Lifetimes.from_text(json.loads(row.lifetimes)),
+        created_at=moment(row.created_at),
+    )
+
+
+def insert_realm(connection: Connection, realm: Realm) -> None:
+    """Write the realm with trust generation 1.
+
+    Raises:
+        ConflictError: there is one already.
+    """
+    row = {
+        "id": 1,
+        "trust_domain": realm.trust_domain.name,
+        "created_at": micros(realm.created_at),
+        "trust_generation": 1,
+        "mesh_revision": 0,
+        "lifetimes": json.dumps(realm.lifetimes.as_text(), sort_keys=True, separators=(",", ":")),
+    }
+    if not insert_missing(connection, REALM, row):
+        raise ConflictError(
+            "this database holds a trust domain already; nothing was changed", remedy="choose another home or database"
+        )
+
+
+def load_generation(connection: Connection) -> int:
+    """Return the trust generation; 0 where there is no realm."""
+    return connection.execute(select(REALM.c.trust_generation)).scalar() or 0
+
+
+def advance_generation(connection: Connection, generation: int) -> None:
+    """Make this the trust generation.
+
+    Raises:
+        ConflictError: it is not the next one.
+    """
+    advanced = connection.execute(
+        update(REALM).where(REALM.c.trust_generation == generation - 1).values(trust_generation=generation)
+    )
+    if advanced.rowcount != 1:
+        raise ConflictError(
+            f"trust generation {generation} does not follow {load_generation(connection)}",
+            remedy="read the trust again and repeat the change",
+        )
+
+
+def load_authorities(connection: Connection) -> list[AuthorityRecord]:
+    """Return every CA, oldest generation first."""
+    rows = connection.execute(
+        select(AUTHORITIES).order_by(AUTHORITIES.c.generation, AUTHORITIES.c.role.desc(), AUTHORITIES.c.id)
+    )
+    return [_authority(row) for row in rows]
+
+
+def insert_authority(connection: Connection, record: AuthorityRecord) -> None:
+    """Add one CA.
+
+    Raises:
+        ConflictError: its id is known, or another CA of its role is active.
+    """
+    row = {
+        "id": record.id,
+        "role": record.role,
+        "state": record.state,
+        "generation": record.generation,
+        "certificate": record.certificate,
+        "parent_id": record.parent_id,
+        "key_ref": record.key_ref,
+        "not_before": micros(record.not_before),
+        "not_after": micros(record.not_after),
+    }
+    if not insert_missing(connection, AUTHORITIES, row):
+        raise ConflictError(f"CA {record.id} is known, or another {record.role} CA is active already")
+
+
+def insert_crls(connection: Connection, crls: Sequence[Crl]) -> None:
+    """Store the CRLs and forget the oldest ones, once `advance_generation` has made writers take turns.
+
+    Raises:
+        ConflictError: a number is not higher than the issuer's newest.
+    """
+    for crl in sorted(crls, key=lambda crl: crl.issuer_id):
+        newest = connection.execute(select(func.max(CRLS.c.number)).where(CRLS.c.issuer_id == crl.issuer_id)).scalar()
+        if newest is not None and crl.number <= newest:
+            raise ConflictError(f"CRL number {crl.number} of CA {crl.issuer_id} is not higher than {newest}")
+        connection.execute(insert(CRLS).values(_crl_row(crl)))
+        connection.execute(
+            delete(CRLS).where(CRLS.c.issuer_id == crl.issuer_id, CRLS.c.number <= crl.number - _KEPT_CRLS)
+        )
+        mark_listed(connection, crl.issuer_id, crl.this_update)
+
+
+def load_latest_crls(connection: Connection) -> dict[str, Crl]:
+    """Return the newest CRL of each issuer, by CA id."""
+    newest = select(CRLS.c.issuer_id, func.max(CRLS.c.number).label("number")).group_by(CRLS.c.issuer_id).subquery()
+    same = (CRLS.c.issuer_id == newest.c.issuer_id) & (CRLS.c.number == newest.c.number)
+    return {row.issuer_id: _crl(row) for row in connection.execute(select(CRLS).join(newest, same))}
+
+
+def _authority(row: Row[Any]) -> AuthorityRecord:
+    return AuthorityRecord(
+        id=row.id,
+        role=row.role,
+        state=row.state,
+        generation=row.generation,
+        certificate=row.certificate,
+        parent_id=row.parent_id,
+        key_ref=row.key_ref,
+        not_before=moment(row.not_before),
+        not_after=moment(row.not_after),
+    )
+
+
+def _crl_row(crl: Crl) -> dict[str, Any]:
+    return {
+        "issuer_id": crl.issuer_id,
+        "number": crl.number,
+        "this_update": micros(crl.this_update),
+        "next_update": micros(crl.next_update),
+        "der": crl.der,
+    }
+
+
+def _crl(row: Row[Any]) -> Crl:
+    return Crl(
+        der=row.der,
+        number=row.number,
+        this_update=moment(row.this_update),
+        next_update=moment(row.next_update),
+        issuer_id=row.issuer_id,
+    )

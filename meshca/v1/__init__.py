@@ -1,0 +1,1 @@
+"""Generated from protos/meshca/v1 by scripts/protos. Do not edit."""

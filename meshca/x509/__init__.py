@@ -1,0 +1,1 @@
+"""Profiles, lints, certificate and CRL building, chain checking. Pure."""

@@ -1,0 +1,112 @@
+"""Certificate signing requests: we take the public key out of one, and nothing else.
+
+Rules kept here:
+- A request proves possession of its key, and its key is one that we certify (P-256 or P-384).
+- What a request asks for is never granted because it asks: it may name no identity, or exactly the one it is for.
+- A request that asks for more (another name, CA rights) is refused, since whoever wrote it expects what it won't get.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from meshca.errors import InvalidInputError
+from meshca.spiffe.id import SpiffeId
+from meshca.x509.publickey import curve_of
+from meshca.x509.unreadable import UNREADABLE
+
+MAX_CSR_BYTES = 64 * 1024
+
+_STRONG_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_MAKE_ONE = "make one: openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj / -keyout K -out F"
+
+
+class CsrError(InvalidInputError):
+    """The request breaks a rule; nothing was issued."""
+
+    def __init__(self, message: str, *, value: str = "", remedy: str = "") -> None:
+        super().__init__(message, field="CSR", value=value, remedy=remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class CsrKey:
+    """The public key of a request whose signature proved possession of the private one."""
+
+    spki: bytes = field(repr=False)
+
+
+def check_csr(request: bytes, expected: SpiffeId | None) -> CsrKey:
+    """Check a request in DER or PEM; it may name ``expected`` as its only name, or none.
+
+    Raises:
+        CsrError: it is malformed, too large, has a weak key or a bad signature, or asks for what it may not have.
+    """
+    if len(request) > MAX_CSR_BYTES:
+        raise CsrError(f"{len(request)} bytes, more than {MAX_CSR_BYTES}")
+    try:
+        csr = _load(request)
+        key = _strong_key(csr)
+        _require_signature(csr)
+        _require_modest(csr.extensions, expected)
+    except UNREADABLE as error:
+        raise CsrError("not a certificate signing request that can be read", remedy=_MAKE_ONE) from error
+    return key
+
+
+def _load(request: bytes) -> x509.CertificateSigningRequest:
+    if b"PRIVATE KEY-----" in request:
+        raise CsrError("it holds a private key", remedy="send the request alone, and make a new key: this one was sent")
+    if request.lstrip().startswith(b"-----BEGIN"):
+        return x509.load_pem_x509_csr(request)
+    return x509.load_der_x509_csr(request)
+
+
+def _strong_key(csr: x509.CertificateSigningRequest) -> CsrKey:
+    """Return the key if it is a P-256 or P-384 one (RFC 5480 §2.1.1, SP 800-57 part 1 §5.6.1)."""
+    key = csr.public_key()
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if curve_of(spki) is not None:
+            return CsrKey(spki)
+    raise CsrError("its key is neither EC P-256 nor P-384", value=_describe(key), remedy=_MAKE_ONE)
+
+
+def _describe(key: object) -> str:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return f"EC {key.curve.name}"
+    kind = type(key).__name__.removesuffix("PublicKey")
+    return f"{kind} {size}" if (size := getattr(key, "key_size", None)) else kind
+
+
+def _require_signature(csr: x509.CertificateSigningRequest) -> None:
+    """Raise unless the request is signed by its own key (RFC 2986 §4.2), with a hash that resists collisions."""
+    if not isinstance(csr.signature_hash_algorithm, _STRONG_HASHES):
+        raise CsrError("it is signed with a weak or unknown hash", remedy="sign it with SHA-256 or SHA-384")
+    if not csr.is_signature_valid:
+        raise CsrError("its signature is not that of its own key", remedy="send the request as it was made")
+
+
+def _require_modest(extensions: x509.Extensions, expected: SpiffeId | None) -> None:
+    """Raise if the request asks for a name that is not ``expected``, or for the rights of a CA."""
+    for extension in extensions:
+        wanted = extension.value
+        if isinstance(wanted, x509.BasicConstraints) and wanted.ca:
+            raise CsrError("it asks for CA:TRUE", remedy="leave basicConstraints out")
+        if isinstance(wanted, x509.KeyUsage) and (wanted.key_cert_sign or wanted.crl_sign):
+            raise CsrError("it asks for the key usage of a CA", remedy="leave keyUsage out")
+        if isinstance(wanted, x509.SubjectAlternativeName):
+            _require_name(wanted, expected)
+
+
+def _require_name(names: x509.SubjectAlternativeName, expected: SpiffeId | None) -> None:
+    asked = [f"{type(name).__name__}:{name.value}" for name in names]
+    if expected is None or list(names) != [x509.UniformResourceIdentifier(str(expected))]:
+        allowed = "no subjectAltName" if expected is None else f"no subjectAltName, or exactly URI:{expected}"
+        raise CsrError(
+            "it asks for another name than its identity", value=", ".join(asked), remedy=f"give it {allowed}"
+        )

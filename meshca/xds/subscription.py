@@ -1,0 +1,290 @@
+"""What one client has of one type on one stream, and what to send it next. SotW and delta; pure.
+
+Rules this module keeps:
+- No spin: a response carries content the client was not sent, or a name it asked for, or a secret asked for again in
+  other words (at most once per reason, see ``doubt``).
+- No silence: whatever the client rejected, the next different content is sent.
+- The first request is answered whatever nonce it carries; later a nonce that is not ours is stale and means nothing.
+- One response is under way at a time; what changes meanwhile is sent as its newest state. Except for secrets, names
+  newly asked for don't wait, nor does anything once the stream loses patience (Envoy holds back the acknowledgement of
+  clusters until they are warm, which may need our answer to another request, or never come).
+- SotW: listeners and clusters always come as the full set, other types as what changed. Delta: only what changed.
+- An acknowledgement of secrets is no proof for bytes the node has rejected before: these are never sent again as they
+  are, only reworded; and while any secret is in doubt, secrets go one a response, the repaired first (design §5).
+
+The caller's turn: ``receive`` each request; while ``ready``: ``ask`` → ``offer`` the answers → ``next_response``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from meshca.xds.doubt import Doubt, Reword
+from meshca.xds.flight import Batch, Flight
+from meshca.xds.interest import Interest
+from meshca.xds.messages import Accepted, Rejected, Request, Response, Verdict
+from meshca.xds.resource import CDS, LDS, SDS, Resource
+
+_FULL_SETS = frozenset({LDS, CDS})
+
+
+class Subscription:
+    """One type on one stream."""
+
+    def __init__(self, type_url: str, *, delta: bool) -> None:
+        self.type_url = type_url
+        self.interest = Interest(delta=delta)
+        self.doubt = Doubt()
+        self.version_sent = ""
+        self.version_acked = ""
+        self._delta = delta
+        self._full_set = not delta and type_url in _FULL_SETS
+        self._careful = type_url == SDS
+        self._started = False
+        self._stale = False  # the source must be asked for everything
+        self._lookup: set[str] = set()  # the source must be asked for these
+        self._settled = True  # nothing to send in what was found
+        self._answer_empty = False  # "there is nothing" is news to the client
+        self.impatient = False
+        self._asked: set[str] = set()  # names to answer whatever the client has
+        self._found: dict[str, Resource] = {}
+        self._nacked: Collection[str] = frozenset()
+        # What the client was last sent or says it holds: name → version and digest (unknown: "").
+        self._client: dict[str, tuple[str, str]] = {}
+        self._flight = Flight()
+
+    # -- what the client says
+
+    def receive(self, request: Request) -> Verdict | None:
+        """Take a request in; return what it says about an earlier response, if anything."""
+        first, self._started = not self._started, True
+        verdict = None if first else self._verdict(request)
+        if not (first or self._delta) and self._flight.last_nonce and request.nonce != self._flight.last_nonce:
+            return verdict  # sent before the client saw our last response: it will repeat its names with that nonce
+        shift = self.interest.apply(request, first=first)
+        if first:
+            self._client = {n: (version, "") for n, version in request.held.items() if self.interest.covers(n)}
+        if shift.narrowed:
+            self._forget_unwanted()
+        self._asked |= (shift.asked - request.held.keys()) if first else shift.asked
+        self._lookup |= shift.asked - self._found.keys()
+        self._answer_empty |= (shift.all_asked and not request.held) or (first and self._full_set)
+        self._stale |= first or shift.all_asked
+        self._settled &= not (first or shift.asked or shift.all_asked)
+        return verdict
+
+    def _verdict(self, request: Request) -> Verdict | None:
+        batch = self._flight.land(request.nonce)
+        if batch is None:
+            return None
+        self.impatient = False
+        if request.error is not None:
+            self.doubt.reject(batch.meant, batch.sent)
+            self._settled = False
+            return Rejected(batch.sent, request.error)
+        self.version_acked = batch.version
+        self.doubt.accept(self.doubt.names | batch.sent.keys() if self._full_set else batch.sent.keys())
+        if self._careful and batch.sent:
+            self.retry()
+        return Accepted(batch.sent, batch.version)
+
+    def _forget_unwanted(self) -> None:
+        wanted = self.interest.covers
+        self._client = {name: content for name, content in self._client.items() if wanted(name)}
+        self._found = {name: resource for name, resource in self._found.items() if wanted(name)}
+        self._asked = {name for name in self._asked if wanted(name)}
+        self._lookup &= self._asked
+        self.doubt.forget([name for name in self.doubt.names if not wanted(name)])
+
+    # -- what the source says
+
+    def change(self) -> None:
+        """Note that the source may have something else now."""
+        self._stale = self._started
+
+    def resend(self, names: Iterable[str]) -> None:
+        """Answer those of these names that the client has once more (Envoy forgets endpoints of a changed cluster)."""
+        again = self._client.keys() & names
+        self._asked |= again
+        self._settled &= not again
+
+    def retry(self) -> None:
+        """Allow what is in doubt one more attempt; something else that may have been the cause has been accepted."""
+        if not self.doubt:
+            return
+        self._settled = False
+        if self._careful:
+            self.doubt.ask_again()
+        else:
+            self._asked |= self.doubt.names
+
+    def lose_patience(self) -> None:
+        """Let the newest state go out although the client has not answered yet."""
+        self.impatient = True
+
+    @property
+    def pending(self) -> bool:
+        """Return whether there may be something to send."""
+        return self._started and (self._stale or bool(self._lookup) or not self._settled)
+
+    @property
+    def ready(self) -> bool:
+        """Return whether there may be something to send, and it may go now."""
+        if not self.pending or not self._flight:
+            return self.pending
+        room = not self._careful and not self._flight.full
+        return room and (self.demanded or self.impatient)
+
+    @property
+    def demanded(self) -> bool:
+        """Return whether the client waits for an answer, rather than we for it."""
+        return bool(self._asked) or self._answer_empty
+
+    @property
+    def under_way(self) -> bool:
+        """Return whether the client has yet to answer a response."""
+        return bool(self._flight)
+
+    @property
+    def blocking(self) -> bool:
+        """Return whether what builds on this type should wait: a newer state is held up, or new names on their way."""
+        if self.impatient or not self._flight:
+            return False
+        return (self.pending and not self.ready) or self._flight.introduces
+
+    def ask(self) -> tuple[frozenset[str] | None, ...]:
+        """Return what to ask the source for now: sets of names, and None for everything. Repeat until it is empty."""
+        stale, self._stale = self._stale, False
+        lookup, self._lookup = frozenset(self._lookup), set()
+        if not stale:
+            return (lookup,) if lookup else ()
+        self._found = {}
+        everything: tuple[frozenset[str] | None, ...] = (None,) if self.interest.wildcard else ()
+        return (*everything, self.interest.names) if self.interest.names else everything
+
+    @property
+    def held(self) -> dict[str, str]:
+        """Return the versions a reconnecting client says it has, until it is sent something."""
+        return {} if self._flight.last_nonce else {name: version for name, (version, _) in self._client.items()}
+
+    def offer(self, found: Mapping[str, Resource], nacked: Collection[str]) -> Accepted | None:
+        """Take an answer to ``ask``; return what the client had already when it came.
+
+        ``nacked`` are the digests this node has rejected, on whatever stream.
+        """
+        found = {name: resource for name, resource in found.items() if self.interest.covers(name)}
+        self._found.update(found)
+        self._settled = False
+        self._nacked = nacked
+        had = {name: r for name, r in found.items() if self._client.get(name) == (r.version, "")}
+        if self._careful:
+            self._inherit(found)
+        confirmed = {name: r for name, r in had.items() if not self.doubt.concerns(r)}
+        for name, resource in confirmed.items():
+            self._client[name] = (resource.version, resource.digest)
+        return Accepted(confirmed, self._version()) if confirmed else None
+
+    def _inherit(self, found: Mapping[str, Resource]) -> None:
+        for name, resource in found.items():
+            rejected = resource.digest in self._nacked or self.doubt.remembers(resource)
+            if rejected and self._client.get(name) != (resource.version, resource.digest):
+                self.doubt.inherit(resource)
+
+    # -- what to send
+
+    def next_response(self, nonce: str, reword: Reword) -> Response | None:
+        """Return the next response with resources, or None; call it while ``ready``, after ``offer``."""
+        chosen = self._whole_set() if self._full_set else self._some(reword)
+        if chosen is None and not (self._answer_empty and not self._found):
+            self._answer_empty = False
+            if not self._delta:
+                self._drop_vanished()
+            self._settled = not self._vanished()
+            return None
+        meant, sent = chosen or ({}, {})
+        return self._send(nonce, meant, sent)
+
+    def next_removal(self, nonce: str) -> Response | None:
+        """Return what to take away from a delta client, or None. It goes last: after what no longer needs it."""
+        looked_up = self._delta and not (self._stale or self._lookup)
+        gone = self._vanished() if looked_up else []
+        if not gone:
+            return None
+        self._drop_vanished()
+        return replace(self._send(nonce, {}, {}), removed=tuple(gone))
+
+    def _send(self, nonce: str, meant: Mapping[str, Resource], sent: Mapping[str, Resource]) -> Response:
+        introduces = not (meant.keys() <= self._client.keys())
+        if self._full_set:
+            self._client.clear()
+            self._asked.clear()
+        for name, resource in meant.items():
+            self._client[name] = (resource.version, resource.digest)
+        self._asked.difference_update(meant)
+        self._answer_empty = self.impatient = False
+        self.version_sent = self._version()
+        self._flight.add(nonce, Batch(self.version_sent, meant, sent, introduces))
+        return Response(nonce, self.version_sent, tuple(sent.values()))
+
+    def _whole_set(self) -> tuple[Mapping[str, Resource], Mapping[str, Resource]] | None:
+        state = {name: (r.version, r.digest) for name, r in self._found.items()}
+        if state == self._client and not self._asked:
+            return None
+        whole = dict(sorted(self._found.items()))
+        return whole, whole
+
+    def _some(self, reword: Reword) -> tuple[Mapping[str, Resource], Mapping[str, Resource]] | None:
+        changed = self._changed()
+        if not self._careful or not (self.doubt or self._nacked):
+            together = {name: self._found[name] for name in changed}
+            return (together, together) if together else None
+        for name in sorted(changed, key=self._urgency):
+            resource = self._found[name]
+            words = resource
+            if self.doubt.concerns(resource):
+                other = self.doubt.spend(resource, self._nacked, reword)
+                if other is None:
+                    self._withhold(resource)
+                    continue
+                words = other
+            return {name: resource}, {name: words}
+        return None
+
+    def _changed(self) -> list[str]:
+        changed = {name for name, resource in self._found.items() if self._is_news(resource)}
+        if not self._careful and not changed.isdisjoint(self.doubt.names):
+            # One of a rejected response has been repaired; what was rejected along with it goes with it.
+            changed |= self.doubt.names & self._found.keys()
+        return sorted(changed)
+
+    def _is_news(self, resource: Resource) -> bool:
+        name = resource.name
+        if name in self._asked or self._client.get(name) != (resource.version, resource.digest):
+            return True
+        return self._careful and name in self.doubt.again and self.doubt.concerns(resource)
+
+    def _urgency(self, name: str) -> int:
+        """Order secrets in doubt: repaired ones, then those never in doubt, then the same content again."""
+        if self.doubt.concerns(self._found[name]):
+            return 2
+        return 0 if name in self.doubt.names else 1
+
+    def _withhold(self, resource: Resource) -> None:
+        self._asked.discard(resource.name)
+        self._client[resource.name] = (resource.version, resource.digest)
+
+    def _vanished(self) -> list[str]:
+        return sorted((self._client.keys() | self._asked) - self._found.keys())
+
+    def _drop_vanished(self) -> None:
+        gone = self._vanished()
+        self._asked.difference_update(gone)
+        self.doubt.forget(gone)
+        for name in gone:
+            self._client.pop(name, None)
+
+    def _version(self) -> str:
+        content = "\0".join(f"{name}\0{version}" for name, (version, _) in sorted(self._client.items()))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,0 +1,34 @@
+"""A world for each test that asks for one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from harness.world import World
+
+
+@pytest.fixture
+def bare_world() -> Iterator[World]:
+    """An initialised home without a server."""
+    made = World.make()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(bare_world: World) -> World:
+    """An initialised home with a server."""
+    return bare_world.start()
+
+
+@pytest.fixture
+def other_users() -> None:
+    """Skip where this process may not run others as another user."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run Envoys as users of their own")

@@ -1,0 +1,207 @@
+"""A ledger in memory that keeps every promise of ``authority.ports.Ledger`` but durability."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from meshca.authority.audit import AuditEntry
+from meshca.authority.ports import Abandoned, Intent, Result, Revocation
+from meshca.authority.records import AuthorityRecord, CertificateFilter, CertificateRecord, Realm
+from meshca.errors import ConflictError
+from meshca.spiffe.id import SpiffeId
+from meshca.x509.crl import Crl, RevokedEntry
+
+RecordsAudit = Callable[[Sequence[CertificateRecord]], Sequence[AuditEntry]]
+
+
+@dataclass
+class InMemoryLedger:
+    """One lock is one transaction. ``audit`` is the log, ``epochs`` the drain epochs, ``tbs`` what intents hold."""
+
+    audit: list[AuditEntry] = field(default_factory=list)
+    epochs: Counter[str] = field(default_factory=Counter)
+    tbs: dict[str, bytes] = field(default_factory=dict)
+    crls: dict[str, list[Crl]] = field(default_factory=dict)
+    _realm: Realm | None = None
+    _authorities: dict[str, AuthorityRecord] = field(default_factory=dict)
+    _certificates: dict[str, CertificateRecord] = field(default_factory=dict)
+    _suspensions: dict[SpiffeId, Revocation] = field(default_factory=dict)
+    _generation: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def realm(self) -> Realm | None:
+        return self._realm
+
+    def create_realm(
+        self,
+        realm: Realm,
+        authorities: Sequence[AuthorityRecord],
+        crls: Sequence[Crl],
+        audit: Sequence[AuditEntry],
+    ) -> None:
+        with self._lock:
+            if self._realm is not None:
+                raise ConflictError("there is a realm already", value=str(self._realm.trust_domain))
+            self._realm = realm
+            self._authorities = {record.id: record for record in authorities}
+            self.store_crls(crls, 1, audit)
+
+    def authorities(self) -> list[AuthorityRecord]:
+        with self._lock:
+            return sorted(self._authorities.values(), key=lambda record: (record.generation, record.id))
+
+    def add_authority(self, record: AuthorityRecord, audit: AuditEntry) -> None:
+        with self._lock:
+            if record.id in self._authorities:
+                raise ConflictError("this CA is known already", value=record.id)
+            self._authorities[record.id] = record
+            self.audit.append(audit)
+
+    def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
+        with self._lock:
+            return [self._record_intent(intent) for intent in intents]
+
+    def record_results(
+        self, results: Sequence[Result | Abandoned], audit: Callable[[Sequence[bool]], Sequence[AuditEntry]]
+    ) -> list[bool]:
+        with self._lock:
+            done = [self._record_result(result) for result in results]
+            self.audit += audit(done)
+            return done
+
+    def revoke(self, serials: Sequence[str], revocation: Revocation, audit: RecordsAudit) -> list[CertificateRecord]:
+        with self._lock:
+            known = [self._certificates[serial] for serial in serials if serial in self._certificates]
+            return self._revoke(known, revocation, audit)
+
+    def suspend(self, spiffe_id: SpiffeId, revocation: Revocation, audit: RecordsAudit) -> list[CertificateRecord]:
+        with self._lock:
+            self._suspensions.setdefault(spiffe_id, revocation)
+            own = [record for record in self._certificates.values() if record.spiffe_id == spiffe_id]
+            revoked = self._revoke(own, revocation, audit)
+            if not revoked:
+                self.epochs[f"identity:{spiffe_id}"] += 1
+            return revoked
+
+    def resume(self, spiffe_id: SpiffeId, audit: AuditEntry) -> bool:
+        with self._lock:
+            if self._suspensions.pop(spiffe_id, None) is None:
+                return False
+            self.audit.append(audit)
+            return True
+
+    def suspended(self) -> frozenset[SpiffeId]:
+        with self._lock:
+            return frozenset(self._suspensions)
+
+    def revoked(self, issuer_id: str, at: datetime) -> list[RevokedEntry]:
+        with self._lock:
+            entries = [
+                RevokedEntry(int(record.serial, 16), record.revoked_at, record.revocation_reason)
+                for record in self._certificates.values()
+                if record.issuer_id == issuer_id and record.revoked_at is not None
+                if record.not_after > at or record.revocation_listed_until is None
+            ]
+            return sorted(entries, key=lambda entry: entry.serial)
+
+    def store_crls(self, crls: Sequence[Crl], generation: int, audit: Sequence[AuditEntry]) -> None:
+        with self._lock:
+            self._require_next(crls, generation)
+            self._generation = generation
+            for crl in crls:
+                self.crls.setdefault(crl.issuer_id, []).append(crl)
+                self._mark_listed(crl)
+            self.audit += audit
+
+    def latest_crls(self) -> dict[str, Crl]:
+        with self._lock:
+            return {issuer_id: crls[-1] for issuer_id, crls in self.crls.items()}
+
+    def generation(self) -> int:
+        return self._generation
+
+    def certificate(self, serial: str) -> CertificateRecord | None:
+        return self._certificates.get(serial)
+
+    def certificates(self, wanted: CertificateFilter) -> list[CertificateRecord]:
+        with self._lock:
+            ordered = sorted(self._certificates.values(), key=_page_order)
+            if wanted.after in self._certificates:
+                last = _page_order(self._certificates[wanted.after])
+                ordered = [record for record in ordered if _page_order(record) > last]
+            admitted = [record for record in ordered if wanted.admits(record)]
+            return admitted[: wanted.limit] if wanted.limit else admitted
+
+    def record_audit(self, entries: Sequence[AuditEntry]) -> None:
+        with self._lock:
+            self.audit += entries
+
+    def put_authority(self, record: AuthorityRecord) -> None:
+        """Replace a CA's record, as a rotation or an operator would."""
+        with self._lock:
+            self._authorities[record.id] = record
+
+    def _record_intent(self, intent: Intent) -> bool:
+        if intent.spiffe_id in self._suspensions:
+            return False
+        self.tbs[intent.serial] = intent.tbs
+        self._certificates[intent.serial] = CertificateRecord(
+            serial=intent.serial,
+            spiffe_id=intent.spiffe_id,
+            issuer_id=intent.issuer_id,
+            state="pending",
+            certificate=b"",
+            not_before=intent.not_before,
+            not_after=intent.not_after,
+            holder=intent.holder,
+            kind=intent.kind,
+            requested_by=intent.requested_by,
+            created_at=intent.created_at,
+        )
+        return True
+
+    def _record_result(self, result: Result | Abandoned) -> bool:
+        record = self._certificates[result.serial]
+        if record.state != "pending" or record.revoked_at is not None:
+            return False
+        if isinstance(result, Result):
+            done = replace(record, state="issued", certificate=result.certificate)
+        else:
+            done = replace(record, state="abandoned")
+        self._certificates[result.serial] = done
+        return True
+
+    def _revoke(
+        self, records: Iterable[CertificateRecord], revocation: Revocation, audit: RecordsAudit
+    ) -> list[CertificateRecord]:
+        revoked = [
+            replace(record, revoked_at=revocation.at, revocation_reason=revocation.reason)
+            for record in records
+            if record.revoked_at is None and record.not_after > revocation.at
+        ]
+        self._certificates |= {record.serial: record for record in revoked}
+        self.epochs.update({f"identity:{record.spiffe_id}" for record in revoked})
+        self.audit += audit(revoked)
+        return revoked
+
+    def _require_next(self, crls: Sequence[Crl], generation: int) -> None:
+        if generation != self._generation + 1:
+            raise ConflictError("not the next trust generation", value=str(generation))
+        for crl in crls:
+            stored = self.crls.get(crl.issuer_id)
+            if stored and crl.number <= stored[-1].number:
+                raise ConflictError("not a higher CRL number", value=str(crl.number))
+
+    def _mark_listed(self, crl: Crl) -> None:
+        for serial, record in self._certificates.items():
+            due = record.revoked_at is not None and record.revocation_listed_until is None
+            if due and record.issuer_id == crl.issuer_id and record.not_after < crl.this_update:
+                self._certificates[serial] = replace(record, revocation_listed_until=crl.this_update)
+
+
+def _page_order(record: CertificateRecord) -> tuple[datetime, str]:
+    return (record.created_at, record.serial)

@@ -1,0 +1,21 @@
+"""One plain request, seen from the application."""
+
+from __future__ import annotations
+
+import http.client
+
+Address = tuple[str, int]
+
+
+def ask(at: Address) -> tuple[int, str]:
+    """Return status and `x-peer` of one request; 0 where there was no answer."""
+    connection = http.client.HTTPConnection(*at, timeout=5)
+    try:
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("x-peer") or ""
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        connection.close()

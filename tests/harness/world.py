@@ -1,0 +1,231 @@
+"""A whole meshca of a test's own: a home, a server process, Envoys, loopback addresses that nobody else uses.
+
+Everything is real: the command line as users type it, `meshca serve` as a process, Envoy as a process (as another user
+where the test wants that). Nothing survives the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from envoy_binary import envoy_binary
+
+from meshca.cli.demo.envoy import EnvoyProcess
+from meshca.client.admin import AdminClient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TRUST_DOMAIN = "m.test"
+_START = 30
+# Envoys and other callers as users of their own; no account needs to exist for a uid to be used.
+FIRST_UID = 61_000
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output, read as JSON."""
+        return json.loads(self.out)
+
+
+@dataclass
+class World:
+    """A home with what runs on it."""
+
+    folder: Path
+    home: Path
+    network: str  # 127.x.y, all of it this test's own
+    server: subprocess.Popen[bytes] | None = None
+    admin: AdminClient = field(init=False)
+    envoys: list[EnvoyProcess] = field(default_factory=list)
+    _hosts: int = 0
+
+    @classmethod
+    def make(cls) -> Self:
+        """Return a world with an initialised home and no server yet."""
+        folder = Path(tempfile.mkdtemp(prefix="mca-"))
+        folder.chmod(0o711)  # Envoys of other users must reach the socket
+        chance = random.SystemRandom()
+        world = cls(folder, folder / "h", f"127.{chance.randrange(2, 100)}.{chance.randrange(1, 255)}")
+        world.run("init", "--trust-domain", TRUST_DOMAIN)
+        return world
+
+    def close(self) -> None:
+        """End all processes and remove all files."""
+        for envoy in self.envoys:
+            envoy.stop()
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- the command line
+
+    def run(self, *arguments: str, code: int | None = 0, text: str | None = None, **environment: str) -> Finished:
+        """Run a command as a user would, and expect its exit code (None: any)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "meshca", "--home", str(self.home), *arguments],
+            input=text, capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment}, cwd=self.folder,
+        )  # fmt: skip
+        assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    # --- the server
+
+    def start(self, *arguments: str) -> Self:
+        """Start `meshca serve` and wait until it is ready."""
+        log = (self.folder / "serve.log").open("ab")
+        with log:
+            command = [sys.executable, "-m", "meshca", "--home", str(self.home), "serve", "--http", "127.0.0.1:0"]
+            self.server = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.admin = AdminClient(self.home / "run/admin.sock")
+        end = time.monotonic() + _START
+        while True:
+            with contextlib.suppress(Exception):
+                if self.admin.status().state == "ready":
+                    return self
+            assert self.server.poll() is None, f"serve ended: {self.log()}"
+            assert time.monotonic() < end, f"serve was not ready in {_START} s: {self.log()}"
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:
+        """End the server by a signal and return its exit code."""
+        if self.server is None:
+            return None
+        self.admin.close()
+        self.server.send_signal(how)
+        try:
+            code = self.server.wait(20)
+        finally:
+            self.server.kill()
+            self.server.wait(5)
+            self.server = None
+        return code
+
+    def kill(self) -> None:
+        """Kill -9 the server."""
+        self.stop(signal.SIGKILL)
+
+    def log(self) -> str:
+        """Return the end of what the server has logged."""
+        return (self.folder / "serve.log").read_text(errors="replace")[-6000:]
+
+    # --- addresses
+
+    def host(self) -> str:
+        """Return a loopback address that nothing of this test uses yet."""
+        self._hosts += 1
+        return f"{self.network}.{self._hosts}"
+
+    # --- specs and identities
+
+    def apply(self, *objects: dict[str, Any]) -> Finished:
+        """Apply objects through the command line, from standard input."""
+        return self.run("apply", "-f", "-", "-o", "json", text="\n---\n".join(json.dumps(one) for one in objects))
+
+    def register(self, node: str, uid: int) -> None:
+        """Let a uid have a node's identity."""
+        self.admin.register(node, [f"unix:uid:{uid}"])
+
+    # --- Envoys
+
+    def envoy(
+        self, node: str, *, uid: int | None = None, ingress: str = "", egress: str = "", live: bool = True
+    ) -> EnvoyProcess:
+        """Start an Envoy with the bootstrap that `meshca envoy bootstrap` prints for a node."""
+        place = [*(("--ingress", ingress) if ingress else ()), *(("--egress", egress) if egress else ())]
+        text = self.run("envoy", "bootstrap", node, *place).out
+        return self.envoy_with(text, node.rsplit("/", 1)[-1], uid=uid, live=live)
+
+    def envoy_with(self, config: str, name: str, *, uid: int | None = None, live: bool = True) -> EnvoyProcess:
+        """Start an Envoy with a configuration of the test's own."""
+        folder = self.folder / f"envoy-{len(self.envoys)}-{name}"
+        folder.mkdir(0o755)
+        file = folder / "envoy.yaml"
+        file.write_text(config)
+        file.chmod(0o644)
+        if uid is not None:
+            os.chown(folder, uid, uid)
+        envoy = EnvoyProcess(envoy_binary(), file, user=uid)
+        self.envoys.append(envoy)
+        envoy.start()
+        if live:
+            envoy.wait_live()
+        return envoy
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that is free on ``host`` at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(holds: Any, seconds: float = 10, what: str = "it") -> Any:
+    """Wait until ``holds()`` is truthy and return it."""
+    end = time.monotonic() + seconds
+    while True:
+        if value := holds():
+            return value
+        assert time.monotonic() < end, f"{what} did not come about in {seconds:g} s"
+        time.sleep(0.02)
+
+
+# --- specs, in the API's own form
+
+
+def mesh(name: str = "m") -> dict[str, Any]:
+    """Return a mesh."""
+    return {"meshName": name, "spec": {}}
+
+
+def node(
+    name: str, *, host: str = "", port: int = 0, protocol: str = "http", backends: Sequence[str] = (),
+    tls: dict[str, Any] | None = None, mesh_name: str = "m",
+) -> dict[str, Any]:  # fmt: skip
+    """Return a virtual node; with ``host`` it has a listener, with TLS as given (default: STRICT mTLS of ours)."""
+    spec: dict[str, Any] = {"backends": [{"virtualService": {"virtualServiceName": each}} for each in backends]}
+    if host:
+        listener: dict[str, Any] = {"portMapping": {"port": port, "protocol": protocol}}
+        listener["tls"] = MTLS if tls is None else tls
+        spec["listeners"] = [listener]
+        spec["serviceDiscovery"] = {"dns": {"hostname": host}}
+    return {"meshName": mesh_name, "virtualNodeName": name, "spec": spec}
+
+
+def service(name: str, to: str, mesh_name: str = "m") -> dict[str, Any]:
+    """Return a virtual service that a virtual node provides."""
+    spec = {"provider": {"virtualNode": {"virtualNodeName": to}}}
+    return {"meshName": mesh_name, "virtualServiceName": name, "spec": spec}
+
+
+MTLS: dict[str, Any] = {
+    "mode": "STRICT",
+    "certificate": {"sds": {"secretName": "default"}},
+    "validation": {"trust": {"sds": {"secretName": "ROOTCA"}}},
+}
+
+
+def spiffe(name: str, kind: str = "virtualNode", mesh_name: str = "m") -> str:
+    """Return the SPIFFE ID that a node's or gateway's name leads to."""
+    return f"spiffe://{TRUST_DOMAIN}/mesh/{mesh_name}/{kind}/{name}"
