@@ -54,6 +54,7 @@ class Gate:
         self._onward = Onward(os.fsencode(inner_path), entropy)
         self._listener: socket.socket | None = None
         self._inode = 0
+        self._paused: asyncio.TimerHandle | None = None
         self.refused = 0
 
     def __len__(self) -> int:
@@ -77,6 +78,9 @@ class Gate:
 
     def close(self) -> None:
         """Stop listening, remove the public socket and end every connection."""
+        if self._paused is not None:
+            self._paused.cancel()
+            self._paused = None
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
@@ -86,12 +90,13 @@ class Gate:
             passage.close()
 
     def _watch(self) -> None:
+        self._paused = None
         if self._listener is not None:
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_A_TURN):
-            if self._listener is None:
+            if self._listener is None or self._paused is not None:
                 return
             try:
                 connection, _address = self._listener.accept()
@@ -132,4 +137,4 @@ class Gate:
         if self._listener is not None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._listener)
-            loop.call_later(_EXHAUSTED_PAUSE, self._watch)
+            self._paused = loop.call_later(_EXHAUSTED_PAUSE, self._watch)

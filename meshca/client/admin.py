@@ -18,6 +18,7 @@ import grpc
 
 from meshca.client import convert
 from meshca.client.status import OURS, error_of
+from meshca.client.target import unix_target
 from meshca.client.values import (
     Applied,
     AuditRecord,
@@ -55,7 +56,7 @@ class AdminClient:
     def __init__(self, socket_path: str | Path, *, deadline: float = _DEADLINE) -> None:
         self._path = Path(socket_path).absolute()
         self._deadline = deadline
-        self._channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
+        self._channel = grpc.insecure_channel(unix_target(self._path), options=_OPTIONS)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 
     def __enter__(self) -> AdminClient:

@@ -34,6 +34,7 @@ KINDS: tuple[tuple[grpc.StatusCode, type[MeshcaError]], ...] = (
 _KIND_OF_CODE = {code.value[0]: kind for code, kind in KINDS} | {
     grpc.StatusCode.ALREADY_EXISTS.value[0]: ConflictError,
     grpc.StatusCode.DEADLINE_EXCEEDED.value[0]: UnavailableError,
+    grpc.StatusCode.CANCELLED.value[0]: UnavailableError,
 }
 _CODE_OF_KIND = {kind: code for code, kind in KINDS}
 

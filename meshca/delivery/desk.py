@@ -7,6 +7,7 @@ told; a caller nobody vouches for is refused, logged, counted and audited.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +25,10 @@ from meshca.spiffe.id import SpiffeId
 from meshca.xds.source import NodeInfo
 
 if TYPE_CHECKING:
+    from meshca.attest.process import Process
     from meshca.delivery.view import LiveView
+
+_COUNTING = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ class Desk:
         self.generated = Generated()
         self.rejections = Rejections()
         self._attestor = services.attestor
-        self._views: set[LiveView] = set()
+        self._envoys: dict[tuple[Process, str], set[LiveView]] = {}
         self._draining = False
         self._acknowledged = asyncio.Event()
 
@@ -82,19 +86,22 @@ class Desk:
             self.journal.refused(f"uid:{process.uid}", "attest", node.id, str(error))
             raise
         view = LiveView(self, caller, node, dedicated=dedicated)
-        self._views.add(view)
+        self._envoys.setdefault(view.envoy, set()).add(view)
         return view
 
     def leave(self, view: LiveView) -> None:
         """Forget a view."""
-        self._views.discard(view)
+        views = self._envoys.get(view.envoy, set())
+        views.discard(view)
+        if not views:
+            self._envoys.pop(view.envoy, None)
 
     def replace(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force."""
         change = difference(self.snapshot, snapshot)
         self.snapshot = snapshot
         self.generated.forget(change.nodes)
-        for view in tuple(self._views):
+        for view in self._views():
             view.moved(change)
 
     def revoked(self, serials: Collection[str], *, suspended: bool) -> None:
@@ -104,17 +111,17 @@ class Desk:
     def rotate(self, spiffe_id: SpiffeId) -> int:
         """Give every stream of an identity a new leaf; return how many streams that are."""
         self.leaves.rotate(spiffe_id)
-        return sum(view.holds(spiffe_id) for view in self._views)
+        return sum(view.holds(spiffe_id) for view in self._views())
 
     def drain(self) -> None:
         """Take no more streams and end those that are open."""
         self._draining = True
-        for view in tuple(self._views):
+        for view in self._views():
             view.end(UnavailableError("the server is going down", remedy="connect again in a moment"))
 
     def in_force(self, told: LiveView) -> None:
         """Note which trust generation an Envoy has acknowledged, on all of its streams that carry trust."""
-        generation = min(view.in_force for view in self._views if view.trusting and view.envoy == told.envoy)
+        generation = min(view.in_force for view in self._envoys[told.envoy] if view.trusting)
         caller = told.caller
         for spiffe_id in (caller.selected,) if caller.selected else caller.entitled:
             holder = Holder(caller.process, told.node_id, spiffe_id)
@@ -123,13 +130,14 @@ class Desk:
 
     def census(self, generation: int) -> Census:
         """Count the Envoys that hold trust."""
-        envoys: dict[object, list[LiveView]] = {}
-        for view in self._views:
-            if view.trusting:
-                envoys.setdefault(view.envoy, []).append(view)
-        owners = {view.envoy for view in self._views if view.owned}
-        reached = sum(all(view.in_force >= generation for view in views) for views in envoys.values())
-        return Census(len(envoys), reached, sum(envoy not in owners for envoy in envoys))
+        notified = reached = strange = 0
+        for views in self._envoys.values():
+            trusting = [view for view in views if view.trusting]
+            if trusting:
+                notified += 1
+                reached += all(view.in_force >= generation for view in trusting)
+                strange += not any(view.owned for view in views)
+        return Census(notified, reached, strange)
 
     async def reached(self, generation: int, seconds: float) -> Census:
         """Wait until every Envoy has acknowledged a generation, or so long; then count."""
@@ -141,7 +149,10 @@ class Desk:
             left = deadline - loop.time()
             if found.acknowledged >= found.notified or left <= 0:
                 return found
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._acknowledged.wait(), left)
-            except TimeoutError:
-                continue
+            # Acknowledgements come in bursts; to count after each would cost the square of their number.
+            await asyncio.sleep(min(_COUNTING, left))
+
+    def _views(self) -> tuple[LiveView, ...]:
+        return tuple(view for views in self._envoys.values() for view in views)

@@ -10,10 +10,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from meshca.delivery.snapshot import MeshState, Snapshot
-from meshca.mesh.forest import MeshSet
-from meshca.mesh.model import MESH, ObjectKey, VirtualGateway
+from meshca.mesh.model import (
+    GATEWAY_ROUTE,
+    MESH,
+    ROUTE,
+    VIRTUAL_GATEWAY,
+    VIRTUAL_NODE,
+    VIRTUAL_ROUTER,
+    ObjectKey,
+    VirtualService,
+)
 from meshca.spiffe.id import SpiffeId
 
+_ROUTING = (VIRTUAL_ROUTER, ROUTE)
 _IDENTITY, _LISTENER, _BACKEND = "identity:", "listener:", "backend:"
 
 
@@ -62,17 +71,15 @@ def _of_identities(identities: Iterable[SpiffeId], mesh: MeshState) -> set[Objec
     if not concerned:
         return set()
     nodes = {key for identity in concerned if (key := mesh.identities.holder(identity))}
-    return nodes | {key for key in _nodes(mesh) if not concerned.isdisjoint(_peers(key, mesh))}
+    return nodes | {key for key, _, ids in _admissions(mesh) if not concerned.isdisjoint(ids)}
 
 
-def _peers(node: ObjectKey, mesh: MeshState) -> set[SpiffeId]:
-    found = mesh.mesh_set.caller(node)
-    peers: set[SpiffeId] = set()
-    for listener in found.spec.listeners:
-        peers |= mesh.policy.admitted_clients(node, listener.port_mapping.port)
-    for service in mesh.mesh_set.services_of(found):
-        peers |= mesh.policy.admitted_servers(node, service.name)
-    return peers
+def _admissions(mesh: MeshState) -> Iterator[tuple[ObjectKey, int | str, frozenset[SpiffeId]]]:
+    """Yield whom each listener (by port) and each backend (by service) admits."""
+    for (key, port), listener in mesh.policy.listeners.items():
+        yield key, port, listener.ids
+    for (key, service), backend in mesh.policy.backends.items():
+        yield key, service, backend.ids
 
 
 def _of_objects(old: MeshState, new: MeshState) -> set[ObjectKey]:
@@ -80,37 +87,42 @@ def _of_objects(old: MeshState, new: MeshState) -> set[ObjectKey]:
     changed = _changed(old, new)
     if not changed:
         return set()
-    meshes = {key.mesh for key in changed if key.kind == MESH}
-    found = {
-        node
-        for state in (old, new)
-        for node in _nodes(state)
-        if node.mesh in meshes or not changed.isdisjoint(_reach(node, state.mesh_set))
-    }
-    rest = (set(_nodes(old)) & set(_nodes(new))) - found
-    return found | {node for node in rest if _peers(node, old) != _peers(node, new)}
+    before = {(key, what): ids for key, what, ids in _admissions(old)}
+    after = {(key, what): ids for key, what, ids in _admissions(new)}
+    found = {pair[0] for pair in before.keys() | after.keys() if before.get(pair) != after.get(pair)}
+    return found | _reaching(changed, old) | _reaching(changed, new)
 
 
 def _changed(old: MeshState, new: MeshState) -> set[ObjectKey]:
     before, after = old.mesh_set.objects, new.mesh_set.objects
     if old.mesh_set is new.mesh_set:
         return set()
-    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    found = {key for key, item in after.items() if before.get(key) is not item and before.get(key) != item}
+    return found | (before.keys() - after.keys())
 
 
-def _reach(node: ObjectKey, mesh_set: MeshSet) -> Iterator[ObjectKey]:
-    """Yield the objects that say what a node is sent: itself, its services, their routers, routes and targets."""
-    caller = mesh_set.caller(node)
-    yield node
-    if isinstance(caller, VirtualGateway):
-        yield from (route.key for route in mesh_set.gateway_routes_of(caller))
-    for service in mesh_set.services_of(caller):
-        yield service.key
-        if router := mesh_set.router_of(service):
-            yield router.key
-            yield from (route.key for route in mesh_set.routes_of(router))
-        yield from (target.node.key for target in mesh_set.targets(service))
+def _reaching(changed: set[ObjectKey], mesh: MeshState) -> set[ObjectKey]:
+    """Return the nodes whose resources say something of the changed objects, found by walking backwards."""
+    callers, services = mesh.identities.ids.keys(), _services_of(changed, mesh)
+    meshes = {key.mesh for key in changed if key.kind == MESH}
+    found = {key for key in callers if key in changed or key.mesh in meshes}
+    found |= {ObjectKey(key.mesh, VIRTUAL_GATEWAY, "", key.parent) for key in changed if key.kind == GATEWAY_ROUTE}
+    return found | {key for key, service in mesh.policy.backends if (key.mesh, service) in services}
 
 
-def _nodes(mesh: MeshState) -> Iterable[ObjectKey]:
-    return mesh.identities.ids.keys()
+def _services_of(changed: set[ObjectKey], mesh: MeshState) -> set[tuple[str, str]]:
+    """Return the services, by mesh and name, that are changed or lead through or to what is changed."""
+    routers = {(key.mesh, key.parent if key.kind == ROUTE else key.name) for key in changed if key.kind in _ROUTING}
+    nodes = {key for key in changed if key.kind == VIRTUAL_NODE}
+    return {
+        (service.mesh, service.name)
+        for service in mesh.mesh_set.services()
+        if service.key in changed
+        or ((router := _router_of(service)) and (service.mesh, router) in routers)
+        or (nodes and any(target.node.key in nodes for target in mesh.mesh_set.targets(service)))
+    }
+
+
+def _router_of(service: VirtualService) -> str:
+    provider = service.spec.provider
+    return provider.virtual_router.virtual_router_name if provider and provider.virtual_router else ""

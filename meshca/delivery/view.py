@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from meshca.attest.process import Process, require_same
@@ -23,7 +22,7 @@ from meshca.delivery.naming import WantedLeaf, all_names, resolve
 from meshca.delivery.ports import Leaf
 from meshca.envoy import secrets
 from meshca.envoy.names import SecretNameError
-from meshca.envoy.placement import Placement, placement_of
+from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
 from meshca.errors import MeshcaError, RefusedError
 from meshca.spiffe.id import IdentityError, SpiffeId
 from meshca.xds.resource import CDS, LDS, SDS, Resource
@@ -58,10 +57,25 @@ class _Memory:
 class LiveView:
     """The view of one stream."""
 
+    __slots__ = (
+        "_caller",
+        "_changes",
+        "_dedicated",
+        "_desk",
+        "_memory",
+        "_node_id",
+        "_placement",
+        "_told",
+        "in_force",
+    )
+
     def __init__(self, desk: Desk, caller: Caller, node: NodeInfo, *, dedicated: bool) -> None:
         self._desk = desk
         self._caller = caller
-        self._node = node
+        # An Envoy tells a lot about itself in its metadata; there are many streams, so the rest is not kept.
+        self._node_id = node.id
+        self._told = node.metadata.get(METADATA_KEY)
+        self._placement: Placement | None = None
         self._dedicated = dedicated
         self._changes = Changes()
         self._memory = _Memory()
@@ -70,7 +84,7 @@ class LiveView:
     @property
     def node_id(self) -> str:
         """Return the node id the stream was opened with."""
-        return self._node.id
+        return self._node_id
 
     @property
     def spiffe_id(self) -> str:
@@ -85,7 +99,7 @@ class LiveView:
     @property
     def envoy(self) -> tuple[Process, str]:
         """Return what tells its Envoy from others: the process, and the node id it gives itself."""
-        return self._caller.process, self._node.id
+        return self._caller.process, self._node_id
 
     @property
     def owned(self) -> bool:
@@ -108,7 +122,9 @@ class LiveView:
         if type_url == SDS:
             return await self._secrets(names, held)
         _, node = self._caller.require_selected()
-        found = self._desk.generated.get(node, self._placement, self._desk.snapshot).get(type_url, {})
+        placement = self._placement or placement_of({METADATA_KEY: self._told})
+        self._placement = placement
+        found = self._desk.generated.get(node, placement, self._desk.snapshot).get(type_url, {})
         return Found(found if names is None else {name: found[name] for name in names if name in found})
 
     async def next_change(self) -> frozenset[str] | None:
@@ -133,7 +149,7 @@ class LiveView:
         """Note a NACK."""
         digests = {resource.digest for resource in resources.values()}
         self._desk.rejections.add(self._rejecter, type_url, digests)
-        self._desk.journal.rejected(self.node_id, type_url, digests, message)
+        self._desk.journal.rejected(self._rejecter, type_url, digests, message)
 
     def nacked_content(self, type_url: str) -> frozenset[str]:
         """Return what this node has rejected, on this stream or before."""
@@ -186,10 +202,6 @@ class LiveView:
 
     # ---- inside
 
-    @cached_property
-    def _placement(self) -> Placement:
-        return placement_of(self._node.metadata)
-
     @property
     def _rejecter(self) -> str:
         return f"{self._caller.process.uid} {self.node_id}"
@@ -239,7 +251,7 @@ class LiveView:
         return made
 
     async def _svid(self, name: str, spiffe_id: SpiffeId, held: str) -> Resource:
-        holder = Holder(self._caller.process, self._node.id, spiffe_id)
+        holder = Holder(self._caller.process, self._node_id, spiffe_id)
         if holder not in self._memory.holders:
             self._memory.holders.add(holder)
             self._desk.leaves.attach(holder, self.leaf_changed)

@@ -2,8 +2,8 @@
 
 The rules this module keeps:
 - Material is acknowledged once the command has succeeded, and old keys go then and not before.
-- Every failure (no server, a refusal, a full disk, the command) is reported and tried again after 1, 2, 4 … 60 s; the
-  generation in force stays.
+- Every failure (no server, a refusal, a full disk, the command) is reported and tried again after 1, 2, 4 … 60 s, where
+  a part does not answer … 10 s: revocations wait for it. The generation in force stays.
 - A newer generation does not wait for the command of an older one: the command is due at once.
 - After a start the command runs even if nothing seems new: nobody knows whether it did before.
 """
@@ -22,6 +22,7 @@ from meshca.errors import MeshcaError, UnavailableError
 
 FIRST_RETRY = 1.0
 LONGEST_RETRY = 60.0
+LONGEST_ABSENCE_RETRY = 10.0
 _FIRST_WAIT = 30.0
 _IDLE = 3600.0
 
@@ -51,8 +52,9 @@ class Timer:
 class _Backoff:
     failures: int = 0
 
-    def next(self) -> float:
-        delay = min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(self.failures, 16))
+    def next(self, error: MeshcaError) -> float:
+        longest = LONGEST_ABSENCE_RETRY if isinstance(error, UnavailableError) else LONGEST_RETRY
+        delay = min(longest, FIRST_RETRY * 2.0 ** min(self.failures, 16))
         self.failures += 1
         return delay
 
@@ -130,7 +132,7 @@ class Drop:
         return max(0.0, self._command_due_at - self._timer.monotonic())
 
     def _pause(self, error: MeshcaError) -> None:
-        delay = self._source_backoff.next()
+        delay = self._source_backoff.next(error)
         self._report.failed(error, delay)
         # A command that is due earlier than that is not kept waiting.
         self._timer.sleep(min(delay, self._patience()))
@@ -141,7 +143,7 @@ class Drop:
             self._settle(generation)
             self._unworked = None
         except MeshcaError as error:
-            delay = self._command_backoff.next()
+            delay = self._command_backoff.next(error)
             self._command_due_at = self._timer.monotonic() + delay
             self._report.failed(error, delay)
 

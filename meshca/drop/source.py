@@ -64,9 +64,12 @@ class Renewal:
     chance: Callable[[], float]
 
     def at(self, issued: Issued) -> datetime:
-        """Return when to renew: half life ± 10 %, so that a fleet does not renew in one second."""
+        """Return when to renew: half of what is left of its life ± 10 %, so that a fleet does not renew in one second.
+
+        Not of the whole life, which begins before now: a short one would be half over from the start.
+        """
         share = _HALF + _SPREAD * (2 * self.chance() - 1)
-        return issued.not_before + (issued.not_after - issued.not_before) * share
+        return self.now() + (issued.not_after - self.now()) * share
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,10 @@ Rules kept here:
 - Pure: the same snapshot and placement give the same bytes.
 - Nothing is silently dropped: what is not generated yet, in the node or in what it calls, is an error that names object
   and field, from the one list in mesh/notgenerated.py.
-- Generated are: one listener a node (http, http2, grpc, tcp; TLS STRICT, DISABLED, none) with timeout, connectionPool,
-  healthCheck and outlierDetection; logging; backends with their client policies; DNS discovery and the mesh's
-  ipPreference; node and router providers, a router with one listener; routes by prefix (and port), gRPC routes without
-  service, method or metadata, TCP routes; weights, timeouts. All else stands in that list: gateways and their routes,
-  several listeners, PERMISSIVE, Cloud Map, egressFilter ALLOW_ALL, retryPolicy, and every other match.
+- Generated are: one listener a node (http, http2, grpc, tcp; TLS STRICT, DISABLED, none) with its timeout; logging;
+  backends with their client policies; DNS discovery and the mesh's ipPreference; node and router providers, a router
+  with one listener; routes by prefix (and port), gRPC routes without service, method or metadata, TCP routes; weights
+  and timeouts. clusters.py also builds connectionPool, healthCheck and outlierDetection, once the list lets them pass.
 """
 
 from __future__ import annotations

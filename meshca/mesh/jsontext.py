@@ -1,7 +1,7 @@
 """JSON as App Mesh users keep it: strict, but with bare `$VAR` where jq would fill one in.
 
 Rules kept here (RFC 8259):
-- One text may hold several values, one after the other.
+- One text may hold several values, one after the other, also with YAML's `---` between them.
 - A key occurs once (RFC 8259 §4 leaves it open; two readers would see two specs).
 - Text is Unicode: an escaped half of a surrogate pair is refused.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from meshca.mesh.variables import Variables
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+_BETWEEN = re.compile(r"(?:[ \t\r\n]+|^---[ \t]*\r?$)*", re.MULTILINE)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?P<fraction>\.[0-9]+)?(?P<exponent>[eE][+-]?[0-9]+)?")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -46,14 +47,14 @@ class _Reader:
 
     def values(self) -> list[Node]:
         found = []
-        self._skip()
+        self._skip(_BETWEEN)
         while self._at < len(self._text):
             found.append(self._value(0))
-            self._skip()
+            self._skip(_BETWEEN)
         return found
 
-    def _skip(self) -> None:
-        match = _SPACE.match(self._text, self._at)
+    def _skip(self, what: re.Pattern[str] = _SPACE) -> None:
+        match = what.match(self._text, self._at)
         self._at = match.end() if match else self._at
 
     def _peek(self) -> str:

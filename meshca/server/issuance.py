@@ -28,9 +28,11 @@ from meshca.x509.csr import check_csr
 
 _log = structlog.get_logger(__name__)
 
-# Two, so that the results of one batch commit together with the intents of the next.
+# Two, so that under load the results of one batch commit together with the intents of the next.
 _WORKERS = 2
+_MANY = 64
 _LARGEST_BATCH = 256
+_LINGER = 0.003
 _LONGEST_QUEUE = 50_000
 
 
@@ -61,6 +63,8 @@ class Issuance:
         self._metrics = metrics
         self._queue: deque[_Waiting] = deque()
         self._free = _WORKERS
+        self._expected = 1
+        self._lingering: asyncio.TimerHandle | None = None
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="issuance")
 
     async def leaf(self, spiffe_id: SpiffeId, holder: str, requested_by: str) -> Leaf:
@@ -101,13 +105,28 @@ class Issuance:
             answer.set_exception(ExhaustedError("too many certificates are being waited for", remedy="try again later"))
             return answer
         self._queue.append(_Waiting(order, answer))
-        if self._free:
-            # At the end of this turn of the loop: who asks in the same turn joins the same batch.
-            asyncio.get_running_loop().call_soon(self._pump)
+        self._pump_soon()
         return answer
 
+    def _pump_soon(self) -> None:
+        """Begin a batch once as many ask as are expected, or a moment later; alone, at once."""
+        if not self._may_begin() or (self._lingering is not None and len(self._queue) < self._expected):
+            return
+        loop = asyncio.get_running_loop()
+        if len(self._queue) >= self._expected:
+            loop.call_soon(self._pump)
+        else:
+            self._lingering = loop.call_later(_LINGER, self._pump)
+
+    def _may_begin(self) -> bool:
+        """Whether a batch may begin now: one alone, a second beside it only where many wait."""
+        return self._free == _WORKERS or bool(self._free and len(self._queue) >= _MANY)
+
     def _pump(self) -> None:
-        while self._free and self._queue:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        while self._queue and self._may_begin():
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), _LARGEST_BATCH))]
             self._free -= 1
             work = asyncio.get_running_loop().run_in_executor(self._workers, self._make, [w.order for w in batch])
@@ -122,7 +141,10 @@ class Issuance:
         answers = [error] * len(batch) if error else done.result()
         for waiting, answer in zip(batch, answers, strict=True):
             self._tell(waiting, answer)
-        self._pump()
+        # Whoever was answered may ask again, and shares the next batch with those who wait.
+        self._expected = min(len(batch) + len(self._queue), _LARGEST_BATCH)
+        if self._queue:
+            self._pump_soon()
 
     def _tell(self, waiting: _Waiting, answer: Leaf | MeshcaError) -> None:
         if isinstance(answer, Leaf):

@@ -24,6 +24,7 @@ import structlog
 
 from meshca.attest.gate import Gate
 from meshca.attest.process import Process
+from meshca.client.target import unix_target
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.server.config import Config
@@ -43,7 +44,7 @@ from meshca.server.services.envoys import EnvoyService
 from meshca.server.services.meshes import MeshService
 from meshca.server.services.registrations import RegistrationService
 from meshca.server.services.trust import TrustService
-from meshca.server.state import State, first_snapshot
+from meshca.server.state import State, first_snapshot, remember_rejections
 from meshca.server.warnings import warnings_of
 from meshca.v1 import admin_pb2_grpc
 from meshca.xds.registry import StreamTable
@@ -122,6 +123,7 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)
     desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
+    await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
     parts = Parts(
         house=house,
@@ -168,7 +170,7 @@ def _admin_server(parts: Parts, gate: Gate) -> Any:
 def _bind(server: Any, path: Path) -> None:
     path.unlink(missing_ok=True)
     try:
-        server.add_insecure_port(f"unix:{path}")
+        server.add_insecure_port(unix_target(path))
     except RuntimeError as error:
         raise UnavailableError(f"cannot listen on {path}") from error
 

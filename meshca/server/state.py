@@ -18,6 +18,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import structlog
+from sqlalchemy import select
 
 from meshca.authority.events import Event, LeafRevoked, Resumed, TrustAlarm, TrustChanged
 from meshca.authority.trust import Trust
@@ -28,6 +29,9 @@ from meshca.server.house import House
 from meshca.server.meshes import Proposal, change_of, load
 from meshca.server.metrics import Metrics
 from meshca.spiffe.id import SpiffeId
+from meshca.store.schema import NACKS
+
+_REMEMBERED = 10_000
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +47,15 @@ def first_snapshot(house: House) -> Snapshot:
         suspended=house.authority.suspended(),
         epochs=MappingProxyType(house.epochs.load()),
     )
+
+
+def remember_rejections(house: House, desk: Desk) -> None:
+    """Tell the desk what Envoys have rejected under an earlier process: it is still in their memory."""
+    newest = select(NACKS.c.node, NACKS.c.type_url, NACKS.c.content_hash).order_by(NACKS.c.at.desc())
+    with house.store.read() as connection:
+        rows = connection.execute(newest.limit(_REMEMBERED)).all()
+    for row in reversed(rows):
+        desk.rejections.add(row.node, row.type_url, [row.content_hash])
 
 
 class State:

@@ -18,6 +18,9 @@ def warnings_of(house: House, snapshot: Snapshot) -> tuple[str, ...]:
 def _warnings(house: House, snapshot: Snapshot) -> Iterator[str]:
     for problem in house.authority.problems:
         yield f"{problem.what} fails since {problem.since.isoformat(timespec='seconds')}: {problem.reason}"
+    if house.config.lifetimes != house.authority.lifetimes:
+        lives = " ".join(f"{name}={life}" for name, life in house.authority.lifetimes.as_text().items())
+        yield f"meshca.toml says other lifetimes than those made at init, which hold: {lives}"
     for registration in snapshot.registrations:
         if _holds_for_server(registration):
             yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.issuer import Issuer
@@ -40,8 +40,7 @@ class CaPlan:
     name_constraint: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Validity:
+class Validity(NamedTuple):
     """From when until when."""
 
     not_before: datetime

@@ -52,6 +52,8 @@ _P384 = Curve(
 CURVES = (_P256, _P384)
 
 
+# A key from a request is looked at when the request is checked, and again when its certificate is.
+@lru_cache(maxsize=1024)
 def curve_of(spki: bytes) -> Curve | None:
     """Return the curve of a key that we certify, None for any other key and for a point off its curve."""
     for curve in CURVES:

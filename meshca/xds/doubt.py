@@ -4,7 +4,7 @@ Rules this module keeps:
 - A NACK names no resource, so all of its response are in doubt, each with the content that was in it.
 - A name leaves doubt when any content of it is accepted; what it was rejected with is then history.
 - The same content may be asked for again once per reason: a response of several was rejected (one of them only may be
-  at fault), something else was accepted since, or a new stream began.
+  at fault), something else was accepted or given up since, or a new stream began.
 """
 
 from __future__ import annotations
@@ -69,9 +69,11 @@ class Doubt:
 
     def accept(self, names: Collection[str]) -> None:
         """Take these names out of doubt."""
+        if not (self._digests or self._rejected):
+            return
         self.forget(names)
-        wanted = set(names)
-        self._rejected = {digest: name for digest, name in self._rejected.items() if name not in wanted}
+        accepted = set(names)
+        self._rejected = {digest: name for digest, name in self._rejected.items() if name not in accepted}
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop names that are no longer wanted; that their content was rejected is still remembered."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from meshca.xds.resource import Resource
 
 _MAX_UNDER_WAY = 4
+_FORMER_NONCES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The resources of one response: as they are, and in the words that were sent."""
 
     version: str
@@ -24,11 +25,12 @@ class Batch:
 class Flight:
     """The responses under way of one subscription, by nonce."""
 
-    __slots__ = ("_batches", "last_nonce")
+    __slots__ = ("_batches", "_former", "last_nonce")
 
     def __init__(self) -> None:
         self._batches: dict[str, Batch] = {}
         self.last_nonce = ""
+        self._former: deque[str] = deque(maxlen=_FORMER_NONCES)
 
     def __bool__(self) -> bool:
         return bool(self._batches)
@@ -43,9 +45,20 @@ class Flight:
         """Return whether names new to the client are under way."""
         return any(batch.introduces for batch in self._batches.values())
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the content under way and in which name, by digest, both as it is and in the words that were sent."""
+        contents = [content for batch in self._batches.values() for content in (batch.meant, batch.sent)]
+        return {resource.digest: name for content in contents for name, resource in content.items()}
+
+    def stale(self, nonce: str) -> bool:
+        """Return whether a newer response was sent after the one with this nonce ("": after none)."""
+        return nonce in self._former
+
     def add(self, nonce: str, batch: Batch) -> None:
         """Note that a response was sent."""
         self._batches[nonce] = batch
+        self._former.append(self.last_nonce)
         self.last_nonce = nonce
 
     def land(self, nonce: str) -> Batch | None:
@@ -55,6 +68,8 @@ class Flight:
         """
         if nonce not in self._batches:
             return None
+        if len(self._batches) == 1:
+            return self._batches.pop(nonce)
         meant: dict[str, Resource] = {}
         sent: dict[str, Resource] = {}
         while True:

@@ -9,13 +9,12 @@ Rules this module keeps (xDS protocol, "How the client specifies what resources 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from meshca.xds.messages import WILDCARD, Request
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
+class Shift(NamedTuple):
     """What one request changed."""
 
     asked: frozenset[str]
@@ -29,17 +28,25 @@ class Shift:
 class Interest:
     """The names and the wildcard of one subscription."""
 
-    __slots__ = ("_delta", "_named", "names", "wildcard")
+    __slots__ = ("_delta", "_given_up", "_named", "names", "wildcard")
 
     def __init__(self, *, delta: bool) -> None:
         self._delta = delta
         self._named = False
+        self._given_up: frozenset[str] = frozenset()
         self.names: frozenset[str] = frozenset()
         self.wildcard = False
 
     def covers(self, name: str) -> bool:
         """Return whether the client wants this name."""
         return self.wildcard or name in self.names
+
+    def miss(self, request: Request) -> None:
+        """Take a SotW request that was sent before the client saw our last response.
+
+        It repeats its names once it has; but what it did not want for a moment, it no longer has.
+        """
+        self._given_up |= self.names - request.names
 
     def apply(self, request: Request, *, first: bool) -> Shift:
         """Take a request's names; return what changed."""
@@ -48,7 +55,8 @@ class Interest:
             asked = self._subscribe(request, first=first)
         else:
             self._replace(request)
-            asked = self.names - names
+            asked = (self.names - names) | (self.names & self._given_up)
+            self._given_up = frozenset()
         return Shift(
             asked=asked,
             all_asked=self.wildcard and not wildcard,

@@ -41,5 +41,5 @@ def may_remove(subscription: Subscription, subscriptions: Mapping[str, Subscript
 def somebody_waits(subscriptions: Mapping[str, Subscription]) -> bool:
     """Return whether something is held up by an acknowledgement that patience would replace."""
     return any(s.pending for s in subscriptions.values()) and any(
-        s.under_way and not s.impatient for s in subscriptions.values()
+        s.flight and not s.impatient for s in subscriptions.values()
     )

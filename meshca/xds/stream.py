@@ -11,8 +11,9 @@ Rules this module keeps:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 
 from meshca.errors import InvalidInputError
 from meshca.xds import schedule, wire
@@ -66,6 +67,7 @@ class Stream:
         self._since = table.clock()
         self.node_id = view.node_id
         self.spiffe_id = view.spiffe_id
+        self._node = (view.node_id, view.spiffe_id)
 
     # -- what others see
 
@@ -101,19 +103,21 @@ class Stream:
         tasks: list[asyncio.Task[None]] = []
         try:
             self._take(first)
-            tasks = [asyncio.create_task(self._guard(work)) for work in (self._read(read), self._watch())]
+            tasks = [asyncio.create_task(self._guard(work)) for work in (partial(self._read, read), self._watch)]
             await self._write(write)
         finally:
             self._table.remove(self)
+            if (secrets := self._subscriptions.get(SDS)) is not None:
+                self._table.unanswered.add(self._node, secrets.flight.digests)
             if self._patience is not None:
                 self._patience.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _guard(self, work: Coroutine[None, None, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # raised again by the writer, which owns the stream
             self._error = error
         self._ended = True
@@ -123,7 +127,8 @@ class Stream:
         while (raw := await read()) is not None:
             request, _node = wire.parse(raw, self._transport.types, delta=self._transport.delta)
             self._take(request)
-            self._wake.set()
+            if self._pending:  # most requests are acknowledgements, and call for nothing
+                self._wake.set()
 
     async def _watch(self) -> None:
         while True:
@@ -142,9 +147,14 @@ class Stream:
                 raise self._error
             if self._ended:
                 return
-            while await self._round(write):
+            while self._pending and await self._round(write):
                 pass
-            self._mind_patience()
+            if self._pending:
+                self._mind_patience()
+
+    @property
+    def _pending(self) -> bool:
+        return any(subscription.pending for subscription in self._subscriptions.values())
 
     # -- requests
 
@@ -166,6 +176,8 @@ class Stream:
         self._table.counters.nacks += 1
         self._nacks[type_url] = verdict.message or "rejected without a message"
         self._view.rejected(type_url, verdict.resources, verdict.message)
+        if type_url == SDS:
+            self._table.doubts(self)
 
     def _note_accepted(self, subscription: Subscription, verdict: Accepted, *, doubted: bool) -> None:
         self._table.counters.acks += 1
@@ -176,7 +188,10 @@ class Stream:
         self._view.acknowledged(subscription.type_url, verdict.resources)
         if subscription.type_url != SDS:
             return
-        for sibling in self._table.siblings(self):
+        self._table.unanswered.accepted(self._node, verdict.resources)
+        if not subscription.doubt:
+            self._table.settled(self)
+        for sibling in self._table.doubting_siblings(self):
             sibling.something_was_accepted()
         if doubted and not subscription.doubt:
             # A listener is rejected because of a bad secret it uses; with the secret repaired it may be asked again.
@@ -203,7 +218,8 @@ class Stream:
         response = subscription.next_response(self._nonce(), self._view.reworded)
         if response is not None and subscription.type_url == CDS and EDS in self._subscriptions:
             # Envoy warms a changed cluster with endpoints it expects to be sent again, under the cluster's name.
-            self._subscriptions[EDS].resend([resource.name for resource in response.resources])
+            changed = {resource.name for resource in response.resources} - response.unchanged
+            self._subscriptions[EDS].resend(changed)
         return await self._send(subscription, response, write)
 
     async def _fetch(self, subscription: Subscription) -> None:
@@ -212,9 +228,13 @@ class Stream:
             for names in questions:
                 found = await self._view.fetch(type_url, names, subscription.held)
                 self._note_refused(type_url, names, found.refused)
-                had = subscription.offer(found.resources, self._view.nacked_content(type_url))
+                had = subscription.offer(found.resources, self._rejected(type_url))
                 if had is not None:
                     self._view.acknowledged(type_url, had.resources)
+
+    def _rejected(self, type_url: str) -> Set[str]:
+        rejected = self._view.nacked_content(type_url)
+        return rejected | self._table.unanswered.of(self._node) if type_url == SDS else rejected
 
     def _note_refused(self, type_url: str, names: frozenset[str] | None, refused: Mapping[str, str]) -> None:
         known = self._refused.get(type_url, {})
@@ -242,8 +262,10 @@ class Stream:
 
     def _lose_patience(self) -> None:
         self._patience = None
+        if not schedule.somebody_waits(self._subscriptions):
+            return
         for subscription in self._subscriptions.values():
-            if subscription.under_way:
+            if subscription.flight:
                 subscription.lose_patience()
         self._wake.set()
 

@@ -12,14 +12,13 @@ Rules this module keeps:
 - An acknowledgement of secrets is no proof for bytes the node has rejected before: these are never sent again as they
   are, only reworded; and while any secret is in doubt, secrets go one a response, the repaired first (design §5).
 
-The caller's turn: ``receive`` each request; while ``ready``: ``ask`` → ``offer`` the answers → ``next_response``.
+The caller's turn: ``receive`` a request; while ``ready``: ``ask`` → ``offer`` the answers → ``next_response``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 from meshca.xds.doubt import Doubt, Reword
 from meshca.xds.flight import Batch, Flight
@@ -53,7 +52,7 @@ class Subscription:
         self._nacked: Collection[str] = frozenset()
         # What the client was last sent or says it holds: name → version and digest (unknown: "").
         self._client: dict[str, tuple[str, str]] = {}
-        self._flight = Flight()
+        self.flight = Flight()
 
     # -- what the client says
 
@@ -61,12 +60,15 @@ class Subscription:
         """Take a request in; return what it says about an earlier response, if anything."""
         first, self._started = not self._started, True
         verdict = None if first else self._verdict(request)
-        if not (first or self._delta) and self._flight.last_nonce and request.nonce != self._flight.last_nonce:
-            return verdict  # sent before the client saw our last response: it will repeat its names with that nonce
+        if not (first or self._delta) and self.flight.last_nonce and request.nonce != self.flight.last_nonce:
+            if self.flight.stale(request.nonce):
+                self.interest.miss(request)
+            return verdict
         shift = self.interest.apply(request, first=first)
         if first:
             self._client = {n: (version, "") for n, version in request.held.items() if self.interest.covers(n)}
         if shift.narrowed:
+            self._answer_empty &= self.interest.wildcard or self._full_set
             self._forget_unwanted()
         self._asked |= (shift.asked - request.held.keys()) if first else shift.asked
         self._lookup |= shift.asked - self._found.keys()
@@ -76,7 +78,7 @@ class Subscription:
         return verdict
 
     def _verdict(self, request: Request) -> Verdict | None:
-        batch = self._flight.land(request.nonce)
+        batch = self.flight.land(request.nonce)
         if batch is None:
             return None
         self.impatient = False
@@ -96,7 +98,10 @@ class Subscription:
         self._found = {name: resource for name, resource in self._found.items() if wanted(name)}
         self._asked = {name for name in self._asked if wanted(name)}
         self._lookup &= self._asked
-        self.doubt.forget([name for name in self.doubt.names if not wanted(name)])
+        if unwanted := [name for name in self.doubt.names if not wanted(name)]:
+            self.doubt.forget(unwanted)
+            if self._careful:
+                self.retry()  # the one at fault may have been among them
 
     # -- what the source says
 
@@ -132,9 +137,9 @@ class Subscription:
     @property
     def ready(self) -> bool:
         """Return whether there may be something to send, and it may go now."""
-        if not self.pending or not self._flight:
+        if not self.pending or not self.flight:
             return self.pending
-        room = not self._careful and not self._flight.full
+        room = not self._careful and not self.flight.full
         return room and (self.demanded or self.impatient)
 
     @property
@@ -143,16 +148,11 @@ class Subscription:
         return bool(self._asked) or self._answer_empty
 
     @property
-    def under_way(self) -> bool:
-        """Return whether the client has yet to answer a response."""
-        return bool(self._flight)
-
-    @property
     def blocking(self) -> bool:
         """Return whether what builds on this type should wait: a newer state is held up, or new names on their way."""
-        if self.impatient or not self._flight:
+        if self.impatient or not self.flight:
             return False
-        return (self.pending and not self.ready) or self._flight.introduces
+        return (self.pending and not self.ready) or self.flight.introduces
 
     def ask(self) -> tuple[frozenset[str] | None, ...]:
         """Return what to ask the source for now: sets of names, and None for everything. Repeat until it is empty."""
@@ -167,7 +167,7 @@ class Subscription:
     @property
     def held(self) -> dict[str, str]:
         """Return the versions a reconnecting client says it has, until it is sent something."""
-        return {} if self._flight.last_nonce else {name: version for name, (version, _) in self._client.items()}
+        return {} if self.flight.last_nonce else {name: version for name, (version, _) in self._client.items()}
 
     def offer(self, found: Mapping[str, Resource], nacked: Collection[str]) -> Accepted | None:
         """Take an answer to ``ask``; return what the client had already when it came.
@@ -178,9 +178,11 @@ class Subscription:
         self._found.update(found)
         self._settled = False
         self._nacked = nacked
-        had = {name: r for name, r in found.items() if self._client.get(name) == (r.version, "")}
         if self._careful:
             self._inherit(found)
+        if self.flight.last_nonce:
+            return None
+        had = {name: r for name, r in found.items() if self._client.get(name) == (r.version, "")}
         confirmed = {name: r for name, r in had.items() if not self.doubt.concerns(r)}
         for name, resource in confirmed.items():
             self._client[name] = (resource.version, resource.digest)
@@ -196,28 +198,39 @@ class Subscription:
 
     def next_response(self, nonce: str, reword: Reword) -> Response | None:
         """Return the next response with resources, or None; call it while ``ready``, after ``offer``."""
+        if not (self._delta or self._full_set):
+            self._asked &= self._found.keys()  # that a name isn't there can't be said in SotW
         chosen = self._whole_set() if self._full_set else self._some(reword)
         if chosen is None and not (self._answer_empty and not self._found):
             self._answer_empty = False
-            if not self._delta:
-                self._drop_vanished()
             self._settled = not self._vanished()
             return None
         meant, sent = chosen or ({}, {})
-        return self._send(nonce, meant, sent)
+        response = self._send(nonce, meant, sent)
+        if not (self._careful and self._cautious):
+            self._settled = not self._vanished()
+        return response
+
+    @property
+    def _cautious(self) -> bool:
+        # On a new stream nobody knows yet whether what the node once rejected is still stored there.
+        return bool(self.doubt) or (bool(self._nacked) and not self.version_acked)
 
     def next_removal(self, nonce: str) -> Response | None:
         """Return what to take away from a delta client, or None. It goes last: after what no longer needs it."""
-        looked_up = self._delta and not (self._stale or self._lookup)
-        gone = self._vanished() if looked_up else []
+        gone = self._vanished() if not (self._stale or self._lookup) else []
         if not gone:
             return None
-        self._drop_vanished()
-        return replace(self._send(nonce, {}, {}), removed=tuple(gone))
+        self._asked.difference_update(gone)
+        for name in gone:
+            self._client.pop(name, None)
+        return self._send(nonce, {}, {})._replace(removed=tuple(gone))
 
     def _send(self, nonce: str, meant: Mapping[str, Resource], sent: Mapping[str, Resource]) -> Response:
         introduces = not (meant.keys() <= self._client.keys())
+        unchanged: frozenset[str] = frozenset()
         if self._full_set:
+            unchanged = frozenset(n for n, r in meant.items() if self._client.get(n) == (r.version, r.digest))
             self._client.clear()
             self._asked.clear()
         for name, resource in meant.items():
@@ -225,8 +238,8 @@ class Subscription:
         self._asked.difference_update(meant)
         self._answer_empty = self.impatient = False
         self.version_sent = self._version()
-        self._flight.add(nonce, Batch(self.version_sent, meant, sent, introduces))
-        return Response(nonce, self.version_sent, tuple(sent.values()))
+        self.flight.add(nonce, Batch(self.version_sent, meant, sent, introduces))
+        return Response(nonce, self.version_sent, tuple(sent.values()), unchanged=unchanged)
 
     def _whole_set(self) -> tuple[Mapping[str, Resource], Mapping[str, Resource]] | None:
         state = {name: (r.version, r.digest) for name, r in self._found.items()}
@@ -237,7 +250,7 @@ class Subscription:
 
     def _some(self, reword: Reword) -> tuple[Mapping[str, Resource], Mapping[str, Resource]] | None:
         changed = self._changed()
-        if not self._careful or not (self.doubt or self._nacked):
+        if not (self._careful and self._cautious):
             together = {name: self._found[name] for name in changed}
             return (together, together) if together else None
         for name in sorted(changed, key=self._urgency):
@@ -276,14 +289,8 @@ class Subscription:
         self._client[resource.name] = (resource.version, resource.digest)
 
     def _vanished(self) -> list[str]:
-        return sorted((self._client.keys() | self._asked) - self._found.keys())
-
-    def _drop_vanished(self) -> None:
-        gone = self._vanished()
-        self._asked.difference_update(gone)
-        self.doubt.forget(gone)
-        for name in gone:
-            self._client.pop(name, None)
+        # A SotW client keeps what it is no longer sent, save by full sets; ``_client`` does the same.
+        return sorted((self._client.keys() | self._asked) - self._found.keys()) if self._delta else []
 
     def _version(self) -> str:
         content = "\0".join(f"{name}\0{version}" for name, (version, _) in sorted(self._client.items()))

@@ -9,6 +9,7 @@ Rules this module keeps:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
@@ -67,8 +68,7 @@ def require_names(count: int) -> None:
 
 def sotw(type_url: str, response: Response) -> bytes:
     """Return a ``DiscoveryResponse``."""
-    url = _field(1, type_url.encode())
-    parts = [_field(1, response.version.encode()), _field(4, type_url.encode()), _field(5, response.nonce.encode())]
+    url, parts = _start(type_url, response)
     for resource in response.resources:
         head = url + _header(2, len(resource.body))
         parts += (_header(2, len(head) + len(resource.body)), head, resource.body)
@@ -77,12 +77,22 @@ def sotw(type_url: str, response: Response) -> bytes:
 
 def delta(type_url: str, response: Response) -> bytes:
     """Return a ``DeltaDiscoveryResponse``."""
-    url = _field(1, type_url.encode())
-    parts = [_field(1, response.version.encode()), _field(4, type_url.encode()), _field(5, response.nonce.encode())]
+    url, parts = _start(type_url, response)
     parts += [_field(6, name.encode()) for name in response.removed]
     for resource in response.resources:
         parts += _delta_resource(url, resource)
     return b"".join(parts)
+
+
+def _start(type_url: str, response: Response) -> tuple[bytes, list[bytes]]:
+    in_any, in_response = _type_fields(type_url)
+    return in_any, [_field(1, response.version.encode()), in_response, _field(5, response.nonce.encode())]
+
+
+@cache
+def _type_fields(type_url: str) -> tuple[bytes, bytes]:
+    """Return the type as a field of ``Any`` and of a response; only types we serve get here."""
+    return _field(1, type_url.encode()), _field(4, type_url.encode())
 
 
 def _delta_resource(url: bytes, resource: Resource) -> tuple[bytes, ...]:

@@ -169,6 +169,16 @@ class Envoy:
         )
         return response
 
+    async def reject(self, why: str) -> None:
+        """Read the next response and reject it."""
+        response: Any = await asyncio.wait_for(self._call.read(), 10)
+        request = discovery_pb2.DiscoveryRequest(
+            type_url=response.type_url, resource_names=self._names[response.type_url], response_nonce=response.nonce
+        )
+        request.error_detail.code = 13
+        request.error_detail.message = why
+        await self._call.write(request)
+
     def named(self, response: Any) -> dict[str, Any]:
         """Return the secrets of a response by name; nothing for other types."""
         if response.type_url != SDS:

@@ -49,7 +49,8 @@ class CertificateService:
         """Issue a batch; each request is answered for itself."""
         if len(request.requests) > _LARGEST_BATCH:
             raise ExhaustedError(f"at most {_LARGEST_BATCH} certificates a call", value=str(len(request.requests)))
-        wanted = [self._order(one, actor) for one in request.requests]
+        named = {node: self._resolved(node) for node in {one.node for one in request.requests}}
+        wanted = [_order(one, named[one.node], actor) for one in request.requests]
         issued = iter(await self._parts.issuance.many([order for order in wanted if isinstance(order, Order)]))
         answers = [next(issued) if isinstance(order, Order) else order for order in wanted]
         return pb.IssueReply(results=[_result(answer) for answer in answers])
@@ -94,15 +95,9 @@ class CertificateService:
         await asyncio.to_thread(self._parts.house.ledger.record_audit, [entry])
         return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id))
 
-    def _order(self, one: Any, actor: str) -> Order | MeshcaError:
+    def _resolved(self, node: str) -> SpiffeId | MeshcaError:
         try:
-            if not one.csr:
-                raise InvalidInputError("there is no CSR", field="csr")
-            holder = one.holder or "issue"
-            if not _HOLDER.fullmatch(holder):
-                raise InvalidInputError("a holder is one printable word", field="holder", value=holder)
-            ttl = one.ttl.ToTimedelta() if one.HasField("ttl") else None
-            return Order(self._identity(one.node), holder, "file", actor, one.csr, ttl)
+            return self._identity(node)
         except MeshcaError as error:
             return error
 
@@ -130,6 +125,17 @@ class CertificateService:
         rows = authority.certificates(wanted)
         token = rows[-1].serial if size and len(rows) == size else ""
         return pb.CertificatesReply(certificates=[_record(row, now) for row in rows], next_page_token=token)
+
+
+def _order(one: Any, spiffe_id: SpiffeId | MeshcaError, actor: str) -> Order | MeshcaError:
+    if isinstance(spiffe_id, MeshcaError):
+        return spiffe_id
+    if not one.csr:
+        return InvalidInputError("there is no CSR", field="csr")
+    holder = one.holder or "issue"
+    if not _HOLDER.fullmatch(holder):
+        return InvalidInputError("a holder is one printable word", field="holder", value=holder)
+    return Order(spiffe_id, holder, "file", actor, one.csr, one.ttl.ToTimedelta() if one.HasField("ttl") else None)
 
 
 def _wait(request: Any) -> float:

@@ -12,7 +12,7 @@ from meshca.drop.command import CommandError
 from meshca.drop.generation import GenerationFolder
 from meshca.drop.loop import Drop, Timer
 from meshca.drop.material import Material
-from meshca.errors import MeshcaError, UnavailableError
+from meshca.errors import MeshcaError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,8 +140,16 @@ def test_a_server_that_is_away_is_asked_again_later_and_later_and_files_stay(wor
     steps(drop, 11)
 
     delays = [event[2] for event in world.events if isinstance(event, tuple) and event[0] == "failed"]
-    assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 1]
+    assert delays == [1, 2, 4, 8, 10, 10, 10, 10, 1]
     assert world.chain() == "chain two"
+
+
+def test_a_refusal_is_asked_about_less_and_less_often(world: World) -> None:
+    world.script = [*[RefusedError("no registration")] * 8]
+    steps(world.drop(), 8)
+
+    delays = [event[2] for event in world.events if isinstance(event, tuple) and event[0] == "failed"]
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 def test_a_command_that_is_due_does_not_wait_for_the_server(world: World) -> None:

@@ -149,8 +149,7 @@ def test_a_leaf_is_renewed_at_half_life_give_or_take_a_tenth(api: Api, chance: f
     api.send()
     source = api.source()
     first = take(source)
-    leaf = first.leaf
-    due = leaf.not_valid_before_utc + (leaf.not_valid_after_utc - leaf.not_valid_before_utc) * (minutes / 60)
+    due = api.world.clock.at + timedelta(minutes=minutes)
 
     api.world.clock.at = due - timedelta(seconds=1)
     assert source.wait(0) is None

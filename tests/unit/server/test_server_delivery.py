@@ -11,6 +11,7 @@ from fakes.server_world import (
     FRONT_ID,
     LDS,
     NOBODY,
+    SDS,
     STREAM_ADS,
     DeltaEnvoy,
     Envoy,
@@ -175,3 +176,16 @@ async def test_reconnecting_with_a_leaf_that_is_still_good_costs_no_new_one() ->
                 while "default" not in versions:
                     versions |= await envoy.read()
             assert {record.serial for record in await admin.certificates()} == {serial, versions["default"]}
+
+
+async def test_what_an_envoy_has_rejected_is_remembered_across_a_restart() -> None:
+    with temporary_home() as home:
+        async with server(home) as (_, admin):
+            await shop_with(admin, FRONT)
+            async with Envoy(home.mesh_socket, FRONT) as envoy:
+                await envoy.ask("ROOTCA")
+                await envoy.reject("broken")
+                while [row.nack for row in await admin.streams()] != ["broken"]:
+                    pass
+        async with server(home) as (parts, admin):
+            assert len(parts.desk.rejections.of(f"{os.getuid()} {FRONT}", SDS)) == 1

@@ -116,10 +116,13 @@ def test_a_constraint_is_the_operations_own_fault(store: Store) -> None:
 def test_listeners_are_called_after_the_commit_and_before_the_answer(store: Store) -> None:
     seen: list[list[str]] = []
 
+    def failing_listener() -> None:
+        raise ValueError("a bug of the listener")
+
     def operation(transaction: Transaction) -> None:
         add("1")(transaction)
         transaction.after_commit(lambda: seen.append(names(store)))
-        transaction.after_commit(lambda: 1 / 0)
+        transaction.after_commit(failing_listener)
         transaction.after_commit(lambda: seen.append(["still called"]))
 
     store.write(operation)

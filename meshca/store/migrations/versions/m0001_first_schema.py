@@ -129,14 +129,14 @@ def _certificates() -> None:
     )
     op.create_index("ix_certificates_created_at", "certificates", ["created_at"], unique=False)
     op.create_index("ix_certificates_issuer_id", "certificates", ["issuer_id", "created_at"], unique=False)
-    op.create_index("ix_certificates_not_after", "certificates", ["not_after"], unique=False)
+    op.create_index("ix_certificates_not_after", "certificates", ["not_after", "created_at"], unique=False)
     op.create_index(
-        "ix_certificates_pending",
+        "ix_certificates_unissued",
         "certificates",
-        ["created_at"],
+        ["state", "created_at"],
         unique=False,
-        sqlite_where=sa.text("state = 'pending'"),
-        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state <> 'issued'"),
+        postgresql_where=sa.text("state <> 'issued'"),
     )
     op.create_index(
         "ix_certificates_revoked",
