@@ -1,4 +1,4 @@
-"""What the generator does not make yet: said when it is applied, and the reason why ADS and `render` of it answer an error.
+"""What the generator does not make yet: said by `apply`, and why ADS and `render` of it answer an error.
 
 Rules kept here:
 - This is the one list; the generator (envoy/) asks it and leaves nothing out silently.

@@ -117,7 +117,8 @@ class _Builder:
         if self._wants_key():
             self._key(event.value, offset)
             return
-        is_plain = event.style is None and event.tag is None
+        # The style of a plain scalar is None to PyYAML's own parser and empty to libyaml's.
+        is_plain = not event.style and event.tag is None
         node = Node(offset, self._plain(event.value, offset) if is_plain else self.variables.fill(event.value, offset))
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchored(node, 1)

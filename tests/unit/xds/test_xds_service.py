@@ -191,17 +191,22 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 # -- what is bad
 
 
-def good(method: str) -> Any:
+def asking(method: str, *names: str, type_url: str = SDS) -> bytes:
     if "Delta" in method:
-        return DeltaDiscoveryRequest(type_url=SDS, resource_names_subscribe=["a", "b"]).SerializeToString()
-    return DiscoveryRequest(type_url=SDS, resource_names=["a", "b"]).SerializeToString()
+        raw = DeltaDiscoveryRequest(type_url=type_url, resource_names_subscribe=names).SerializeToString()
+    else:
+        raw = DiscoveryRequest(type_url=type_url, resource_names=names).SerializeToString()
+    return bytes(raw)
 
 
-def many(method: str) -> Any:
-    names = [f"name-{number}" for number in range(10_000)]
-    if "Delta" in method:
-        return DeltaDiscoveryRequest(type_url=SDS, resource_names_subscribe=names).SerializeToString()
-    return DiscoveryRequest(type_url=SDS, resource_names=names).SerializeToString()
+def bad(method: str, kind: str) -> bytes:
+    if kind == "malformed":
+        return b"\xff\xff\xff\xff"
+    if kind == "truncated":
+        return asking(method, "a", "b")[:-1]
+    if kind == "10,000 names":
+        return asking(method, *(f"name-{number}" for number in range(10_000)))
+    return asking(method, type_url="type.googleapis.com/x.Y")
 
 
 @pytest.mark.parametrize("method", ALL_STREAMS)
@@ -220,17 +225,9 @@ async def test_a_bad_request_ends_its_stream_in_words(
 ) -> None:
     client = world.stream(method)
     if later:
-        await client.send(good(method))
+        await client.send(asking(method, "a", "b"))
         await client.read()
-    raw = {
-        "malformed": b"\xff\xff\xff\xff",
-        "truncated": good(method)[:-1],
-        "10,000 names": many(method),
-        "unknown type": DiscoveryRequest(type_url="type.googleapis.com/x.Y").SerializeToString()
-        if "Delta" not in method
-        else DeltaDiscoveryRequest(type_url="type.googleapis.com/x.Y").SerializeToString(),
-    }[kind]
-    await client.send(raw)
+    await client.send(bad(method, kind))
     code, details = await client.status()
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -252,7 +249,7 @@ async def test_names_that_add_up_to_too_many_end_a_delta_stream(world: World) ->
     client = world.stream(DELTA_ADS)
     for half in range(2):
         names = [f"{half}-{number}" for number in range(3_000)]
-        await client.send(DeltaDiscoveryRequest(type_url=SDS, resource_names_subscribe=names).SerializeToString())
+        await client.send(asking(DELTA_ADS, *names))
 
     assert (await client.status())[0] is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -311,7 +308,7 @@ async def test_a_refused_name_is_absent_on_ads_and_shown_to_the_operator(world: 
 async def test_a_refused_name_is_removed_on_delta_ads(world: World) -> None:
     world.source.forbidden.add("b")
     client = world.stream(DELTA_ADS)
-    await client.send(good(DELTA_ADS))
+    await client.send(asking(DELTA_ADS, "a", "b"))
     response = await client.read()
 
     assert [found.name for found in response.resources] == ["a"]
