@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.traffic import Apps, GrpcStream, GrpcUnary, H1Active, Probe, Tcp, WebSocket
 from harness.world import FIRST_UID, World, free_port, mesh, node, service
@@ -33,6 +33,7 @@ class Fleet:
     ports: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
     envoys: dict[str, EnvoyProcess] = field(default_factory=dict)
+    _listeners: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
     async def start(cls, world: World) -> Fleet:
@@ -64,14 +65,16 @@ class Fleet:
 
     def egress(self, client: str, server: str) -> Address:
         """Return where the client's application finds a service, as `envoy render` shows it."""
-        listeners = [
-            one["address"]["socket_address"]
-            for one in self.world.run("envoy", "render", client, "--egress", self.hosts[client], "-o", "json").json[
-                "listeners"
-            ]
-        ]
+        listeners = self._listeners_of(client)
         (found,) = [a for a in listeners if a["port_value"] == self.ports[server]]
         return found["address"], found["port_value"]
+
+    def _listeners_of(self, client: str) -> list[dict[str, Any]]:
+        """Return the addresses of a client's listeners, rendered once: what the tests change does not move them."""
+        if client not in self._listeners:
+            shown = self.world.run("envoy", "render", client, "--egress", self.hosts[client], "-o", "json").json
+            self._listeners[client] = [one["address"]["socket_address"] for one in shown["listeners"]]
+        return self._listeners[client]
 
     async def probe(self, client: str, kind: str) -> Probe:
         """Start one kind of traffic from a client's application."""

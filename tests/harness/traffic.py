@@ -16,7 +16,9 @@ import grpc
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _BEAT = 0.02
 _ANSWER = 3.0
@@ -36,6 +38,7 @@ class Apps:
 
     name: str
     _closers: list[contextlib.AsyncExitStack] = field(default_factory=list)
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def http(self, address: Address) -> None:
         """Answer HTTP/1.1 with who was called and by whom; echo after an upgrade."""
@@ -63,9 +66,16 @@ class Apps:
         """Stop all of them."""
         for stack in self._closers:
             await stack.aclose()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)  # the transports close their sockets in the next turn of the loop
 
-    async def _listen(self, address: Address, handler: object) -> None:
-        server = await asyncio.start_server(handler, *address)  # type: ignore[arg-type]
+    async def _listen(self, address: Address, handler: Handler) -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._writers.add(writer)
+            await handler(reader, writer)
+
+        server = await asyncio.start_server(handle, *address)
         stack = contextlib.AsyncExitStack()
         stack.callback(server.close)
         self._closers.append(stack)
@@ -73,7 +83,8 @@ class Apps:
     async def _http(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             while head := (await reader.readuntil(b"\r\n\r\n")).decode():
-                headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+                pairs = (line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+                headers = {name.lower(): value for name, value in pairs}
                 if headers.get("upgrade") == "websocket":
                     writer.write(
                         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n"
@@ -149,7 +160,12 @@ class Probe:
         try:
             async with asyncio.timeout(_LIMIT):
                 await self._run()
-        except (OSError, asyncio.IncompleteReadError, TimeoutError, grpc.aio.AioRpcError) as error:
+        except (
+            OSError,
+            asyncio.IncompleteReadError,
+            asyncio.InvalidStateError,  # what grpc.aio says when it writes to a stream that has ended
+            grpc.aio.AioRpcError,
+        ) as error:
             self.why = f"{type(error).__name__}: {error}"
         self.ended = time.monotonic()
 

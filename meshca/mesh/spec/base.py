@@ -19,7 +19,7 @@ T = TypeVar("T")
 _MOST_ITEMS = 5000
 
 Items = Annotated[tuple[T, ...], Strict(strict=False), Field(max_length=_MOST_ITEMS)]
-"""A list in a spec: a tuple here, since shapes are immutable, with strict members, and bounded against hostile input."""
+"""A list in a spec: a tuple, since shapes are immutable, with strict members, and bounded against hostile input."""
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=255)]
