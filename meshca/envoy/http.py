@@ -2,6 +2,8 @@
 
 Rules kept here:
 - Routes come by RDS, so that a changed route or admission touches no listener.
+- A connection that Envoy ends is gone a tenth of a second later (default: 1 s, which would be added to the drain time
+  that revocation promises).
 - A mutual listener replaces x-forwarded-client-cert with what the handshake proved; every other one removes it.
 """
 
@@ -13,6 +15,7 @@ from typing import Any
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from meshca.envoy import rbac
@@ -24,6 +27,8 @@ from meshca.mesh.spec.transport import Logging
 CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
 ROUTER = "envoy.filters.http.router"
 WEBSOCKET = "websocket"
+# Enough for the peer to read an answer in flight before the connection is reset.
+_DELAYED_CLOSE = Duration(nanos=100_000_000)
 
 _MANAGER = http_connection_manager_pb2.HttpConnectionManager
 
@@ -53,6 +58,7 @@ def _manager(stat_prefix: str, routes: str, logging: Logging | None) -> Any:
         merge_slashes=True,
         path_with_escaped_slashes_action=_MANAGER.KEEP_UNCHANGED,
         forward_client_cert_details=_MANAGER.SANITIZE,
+        delayed_close_timeout=_DELAYED_CLOSE,
         upgrade_configs=[_MANAGER.UpgradeConfig(upgrade_type=WEBSOCKET)],
         access_log=access_log(logging),
     )

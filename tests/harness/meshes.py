@@ -54,6 +54,8 @@ class Fleet:
             host = fleet.hosts[name]
             ingress = host if name in SERVERS else ""
             fleet.envoys[name] = world.envoy(name, uid=FIRST_UID + index, egress=host, ingress=ingress)
+        for name in CLIENTS:
+            fleet._listeners_of(name)  # now, since a command line that runs later would hold up the probes
         return fleet
 
     def objects(self, clients: tuple[str, ...] = CLIENTS) -> list[dict[str, object]]:
