@@ -46,6 +46,10 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 64 << 20),
     # A proxy from the environment has no business on a Unix socket.
     ("grpc.enable_http_proxy", 0),
+    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _DEADLINE = 60.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 from harness.world import World
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep whole worlds out of the everyday loop."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
