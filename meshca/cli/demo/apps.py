@@ -28,7 +28,8 @@ class App:
 
     def __init__(self, name: str, host: str, port: int) -> None:
         self.name = name
-        self._socket = socket.socket()
+        # With its protocol named, since asyncio switches Nagle's algorithm off only then.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
         routes = [Route("/stream", self._stream), Route("/{path:path}", self._answer)]
