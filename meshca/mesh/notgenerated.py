@@ -26,11 +26,6 @@ _HTTP_MATCHERS = {
     "query_parameters": "queryParameters",
 }
 _GRPC_MATCHERS = {"service_name": "serviceName", "method_name": "methodName", "metadata": "metadata"}
-_LISTENER_PARTS = {
-    "health_check": "healthCheck",
-    "connection_pool": "connectionPool",
-    "outlier_detection": "outlierDetection",
-}
 
 
 def not_generated(item: MeshObject) -> tuple[Finding, ...]:
@@ -63,8 +58,6 @@ def _of_node(node: VirtualNode) -> Iterator[tuple[str, str]]:
 
 
 def _of_listener(field: str, listener: Listener) -> Iterator[tuple[str, str]]:
-    for part in _present(listener, _LISTENER_PARTS):
-        yield f"{field}.{part}", ""
     if listener.tls is not None and listener.tls.mode == "PERMISSIVE":
         yield f"{field}.tls.mode", "PERMISSIVE"
 

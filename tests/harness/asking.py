@@ -7,11 +7,11 @@ import http.client
 Address = tuple[str, int]
 
 
-def ask(at: Address) -> tuple[int, str]:
+def ask(at: Address, host: str = "") -> tuple[int, str]:
     """Return status and `x-peer` of one request; 0 where there was no answer."""
     connection = http.client.HTTPConnection(*at, timeout=5)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", "/", headers={"Host": host or f"{at[0]}:{at[1]}"})
         answer = connection.getresponse()
         answer.read()
         return answer.status, answer.getheader("x-peer") or ""
