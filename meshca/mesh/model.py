@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeAlias, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from meshca.errors import InvalidInputError
 from meshca.mesh.spec.endpoints import (
@@ -60,9 +60,8 @@ class ObjectNameError(InvalidInputError):
     """A name that no App Mesh object may have here."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectKey:
-    """What an object is known by."""
+class ObjectKey(NamedTuple):
+    """What an object is known by; a tuple, since every index of a mesh hashes and compares these."""
 
     mesh: str
     kind: str
