@@ -23,6 +23,7 @@ from meshca.attest.process import Process
 from meshca.delivery.ports import Clock, Issuing, Leaf
 from meshca.errors import MeshcaError
 from meshca.spiffe.id import SpiffeId
+from meshca.x509.plan import BACKDATING
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class _Slot:
 
 def renewal_time(leaf: Leaf, chance: float) -> datetime:
     """Return half life ± 10 %; ``chance`` is in [0, 1). A fleet must not renew in one second."""
-    return leaf.not_before + (leaf.not_after - leaf.not_before) * (0.4 + 0.2 * chance)
+    return _part_of_life(leaf, 0.4 + 0.2 * chance)
 
 
 class Leaves:
@@ -219,7 +220,13 @@ class Leaves:
 
 
 def _half_life(leaf: Leaf) -> datetime:
-    return leaf.not_before + (leaf.not_after - leaf.not_before) / 2
+    return _part_of_life(leaf, 0.5)
+
+
+def _part_of_life(leaf: Leaf, part: float) -> datetime:
+    """Count from the signature, not from the back-dated start: a short life would be half over at once."""
+    signed_at = leaf.not_before + BACKDATING
+    return signed_at + (leaf.not_after - signed_at) * part
 
 
 def _sendable(leaf: Leaf, held: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 from harness.world import World
 
@@ -22,11 +22,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def bare_world() -> Iterator[World]:
+def make_world() -> Iterator[Callable[..., World]]:
+    """Make worlds with options for `meshca init`; they end with the test."""
+    made: list[World] = []
+
+    def make(*options: str) -> World:
+        made.append(World.make(*options))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def bare_world(make_world: Callable[..., World]) -> World:
     """An initialised home without a server."""
-    made = World.make()
-    yield made
-    made.close()
+    return make_world()
 
 
 @pytest.fixture

@@ -64,13 +64,13 @@ class World:
     _hosts: int = 0
 
     @classmethod
-    def make(cls) -> Self:
-        """Return a world with an initialised home and no server yet."""
+    def make(cls, *options: str) -> Self:
+        """Return a world with an initialised home and no server yet; ``options`` go to `meshca init`."""
         folder = Path(tempfile.mkdtemp(prefix="mca-"))
         folder.chmod(0o711)  # Envoys of other users must reach the socket
         chance = random.SystemRandom()
         world = cls(folder, folder / "h", f"127.{chance.randrange(2, 100)}.{chance.randrange(1, 255)}")
-        world.run("init", "--trust-domain", TRUST_DOMAIN)
+        world.run("init", "--trust-domain", TRUST_DOMAIN, *options)
         return world
 
     def close(self) -> None:
