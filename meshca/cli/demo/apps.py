@@ -42,6 +42,7 @@ class App:
         )
 
     def __enter__(self) -> App:
+        self._socket.listen()  # now: a connection that comes before the server does waits for it
         self._thread.start()
         return self
 
