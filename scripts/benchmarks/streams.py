@@ -1,7 +1,8 @@
 """A fleet of SDS clients in one process: each with a connection of its own, each acknowledging whatever it gets.
 
 Run as ``python -m benchmarks.streams SOCKET COUNT NODE_ID NAME…``; prints a line of JSON once all have an answer
-and then goes on until its standard input closes.
+and then goes on until its standard input closes. The node ids are NODE_ID/0, NODE_ID/1, …: one Envoy is a process and
+its node.id, so each client gets a key and certificate of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Client:
 async def main(socket: str, count: int, node_id: str, names: list[str]) -> None:
     """Connect all, report, and go on until standard input closes."""
     began = time.perf_counter()
-    clients = [Client(socket, node_id, names) for _ in range(count)]
+    clients = [Client(socket, f"{node_id}/{n}", names) for n in range(count)]
     tasks = [asyncio.create_task(client.run()) for client in clients]
     waiting = asyncio.gather(*(client.first.wait() for client in clients))
     await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED, timeout=120)
