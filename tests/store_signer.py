@@ -14,7 +14,7 @@ class CaSigner:
     """Implements authority.ports.Signer with a key in memory."""
 
     def __init__(self, key_id: str, curve: ec.EllipticCurve | None = None) -> None:
-        self.key_id = key_id
+        self.key_id = self.key_ref = key_id
         self._key = ec.generate_private_key(curve or ec.SECP256R1())
         self._hash = SHA384() if self._key.key_size == 384 else SHA256()
         name = x509.Name([])

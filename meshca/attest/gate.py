@@ -8,6 +8,8 @@ Rules this module keeps:
   isn't in the map is nobody: abstract names can be read, and taken again after close, by every user (design §7).
 - A connection ends when the process that made it ends, whoever else holds the socket.
 - No file descriptor left: connections wait in the kernel's queue; the gate neither spins nor dies.
+- No user takes the descriptors from all others: each has its share of the room, and what is beyond is refused.
+- Who is refused fills no log: at most one line a second.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from meshca.attest import listener
 from meshca.attest.passage import Onward, Passage
 from meshca.attest.process import Process, attest
-from meshca.errors import MeshcaError
+from meshca.errors import ExhaustedError, MeshcaError
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,26 @@ _PEER_PREFIX = "unix-abstract:"
 _ACCEPTS_A_TURN = 64
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE = 0.25
+_LINE_PAUSE = 1.0
+_DESCRIPTORS_A_PASSAGE = 4  # the caller's, the onward one, the server's end of it, the pidfd
+
+
+class NoRoomError(ExhaustedError):
+    """There are as many connections as the gate takes, of this user or of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many connections a gate takes."""
+
+    each_user: int
+    in_all: int
+
+    @classmethod
+    def within(cls, descriptors: int) -> Room:
+        """Return the room under a limit of file descriptors: a quarter stays for all else, a third is one user's."""
+        in_all = max(descriptors * 3 // 4 // _DESCRIPTORS_A_PASSAGE, 1)
+        return cls(max(in_all // 3, 1), in_all)
 
 
 class Gate:
@@ -55,7 +78,10 @@ class Gate:
         self._listener: socket.socket | None = None
         self._inode = 0
         self._paused: asyncio.TimerHandle | None = None
+        self._silent_until = 0.0
         self.refused = 0
+        self.room: Room | None = None
+        """How many connections it takes; None: as many as come."""
 
     def __len__(self) -> int:
         return len(self._onward.passages)
@@ -112,7 +138,7 @@ class Gate:
         except MeshcaError as error:
             connection.close()
             self.refused += 1
-            _log.warning("connection refused: %s", error)
+            self._tell(error)
         except OSError as error:
             connection.close()
             self._pause(error)
@@ -124,12 +150,27 @@ class Gate:
         connection.setblocking(False)
         process, pidfd = attest(connection)
         try:
+            self._require_room(process)
             if self._allow is not None:
                 self._allow(process)
             Passage(self._onward, connection, process, pidfd)
         except BaseException:
             os.close(pidfd)
             raise
+
+    def _require_room(self, process: Process) -> None:
+        if self.room is None:
+            return
+        if self._onward.by_uid[process.uid] >= self.room.each_user:
+            raise NoRoomError(f"uid {process.uid} has {self.room.each_user} connections already")
+        if len(self) >= self.room.in_all:
+            raise NoRoomError(f"there are {self.room.in_all} connections already", value=f"uid {process.uid}")
+
+    def _tell(self, error: MeshcaError) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until:
+            self._silent_until = now + _LINE_PAUSE
+            _log.warning("connection refused, number %s since the start: %s", self.refused, error)
 
     def _pause(self, error: OSError) -> None:
         # Accepting goes on later; until then connections wait in the kernel. Watching on would spin.

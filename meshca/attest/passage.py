@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ class Onward:
     entropy: Callable[[int], bytes]
     callers: dict[str, Process] = field(default_factory=dict)
     passages: set[Passage] = field(default_factory=set)
+    by_uid: Counter[int] = field(default_factory=Counter)
     buffer: bytearray = field(default_factory=lambda: bytearray(BUFFER_BYTES))
 
 
@@ -60,6 +62,7 @@ class Passage:
         self._pidfd = pidfd
         onward.callers[self._name] = process
         onward.passages.add(self)
+        onward.by_uid[process.uid] += 1
         self._loop.call_soon(self._connect)
 
     def close(self) -> None:
@@ -100,7 +103,10 @@ class Passage:
         if self._pidfd < 0:
             return
         pidfd, self._pidfd = self._pidfd, -1
-        self._shared.callers.pop(self._name, None)
+        uid = self._shared.callers.pop(self._name).uid
+        self._shared.by_uid[uid] -= 1
+        if not self._shared.by_uid[uid]:
+            del self._shared.by_uid[uid]
         self._shared.passages.discard(self)
         self._loop.remove_reader(pidfd)
         os.close(pidfd)

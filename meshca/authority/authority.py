@@ -9,28 +9,40 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 
 from meshca.authority import audit
 from meshca.authority.audit import AuditEntry
-from meshca.authority.events import LeafRevoked, Problem, Resumed, Subscriber, Subscribers, TrustAlarm, TrustChanged
+from meshca.authority.ceremony import Ceremony
+from meshca.authority.events import Problem, Subscriber, Subscribers, TrustAlarm, TrustChanged
+from meshca.authority.freezing import Freezing
 from meshca.authority.issuing import Issuing
 from meshca.authority.lifetimes import Lifetimes
-from meshca.authority.ports import Clock, Entropy, Ledger, Revocation, Signer
+from meshca.authority.ports import Ledger, Ports
+from meshca.authority.problems import Problems
+from meshca.authority.profiles import lives_in_force, profiles_in_force
 from meshca.authority.publishing import ACTOR, Publishing, listed_since
-from meshca.authority.reasons import parse_reason
 from meshca.authority.records import CertificateFilter, CertificateRecord, Realm
+from meshca.authority.recovery import losses
 from meshca.authority.requests import Issued, IssueRequest, Refused
+from meshca.authority.revoking import Revoked, Revoking
+from meshca.authority.rotation import Rotation
+from meshca.authority.slots import Pace
+from meshca.authority.succession import Succession
 from meshca.authority.trust import Trust
-from meshca.errors import ConflictError, InvalidInputError, MeshcaError, NotFoundError
+from meshca.authority.upstreams import Known, NoUpstream, Upstream, foreign_in_use, is_settled, newer_crls
+from meshca.errors import ConflictError, MeshcaError, NotFoundError
 from meshca.spiffe.id import SpiffeId
-from meshca.x509.serial import parse_serial
+from meshca.x509.crl import Crl
+from meshca.x509.profiles import Profile
 
 _log = structlog.get_logger(__name__)
 
 _PUBLICATION = "publication of CRLs"
+_UPSTREAM_CRLS = "taking in the upstream's CRLs"
 _ATTEMPTS = 3
 
 
@@ -39,50 +51,55 @@ class NoRealmError(NotFoundError):
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
-    """What a revocation reached. ``serials`` were revoked by this call; ``already`` had been before."""
+class Settings:
+    """What a configuration says of an authority."""
 
-    serials: tuple[str, ...]
-    spiffe_id: SpiffeId
-    suspended: bool
-    already: tuple[str, ...] = ()
+    profiles: Mapping[str, Profile] | None = None  # where those of the realm are narrower by configuration
+    ack_deadline: timedelta | None = None  # None: half of the time from activation to expiry
+    upstream: Upstream = field(default_factory=NoUpstream)  # where issuing CAs are certified if the root isn't ours
+
+
+DEFAULTS = Settings()
 
 
 class Authority:
     """The CA of one trust domain, on one ledger."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        signers: Mapping[str, Signer],
-        clock: Clock,
-        entropy: Entropy,
-        *,
-        lifetimes: Lifetimes | None = None,
-    ) -> None:
-        """Read realm and trust; ``signers`` by key_ref, ``lifetimes`` where the realm's own are overruled.
+    def __init__(self, ports: Ports, settings: Settings = DEFAULTS) -> None:
+        """Read realm and trust.
 
         Raises:
             NoRealmError: The ledger is empty.
-            NoActiveAuthorityError: No issuing CA can sign now.
         """
-        self._ledger = ledger
-        self._clock = clock
-        self._realm = _realm(ledger)
-        self._lifetimes = lifetimes or self._realm.lifetimes
+        self._ledger, self._clock = ports.ledger, ports.clock
+        self._realm = _realm(ports.ledger)
+        self._profiles = settings.profiles or profiles_in_force(self._realm.lifetimes)
+        self._lifetimes = lives_in_force(self._profiles)
         self._issuing = Issuing(
-            ledger=ledger,
-            signers=signers,
-            clock=clock,
-            entropy=entropy,
+            ledger=ports.ledger,
+            keys=ports.keys,
+            clock=ports.clock,
+            entropy=ports.entropy,
             trust_domain=self._realm.trust_domain,
-            longest=self._lifetimes.leaf,
+            profiles=self._profiles,
         )
-        self._publishing = Publishing(ledger, signers)
+        self._publishing = Publishing(ports.ledger, ports.keys)
         self._one_publication = threading.RLock()
         self._subscribers = Subscribers()
-        self._problems: dict[str, Problem] = {}
-        self._trust = self._publishing.stored(clock.now())
+        self._problems = Problems()
+        self._trust = self._publishing.stored(ports.clock.now())
+        rotation = Rotation(
+            ports=ports,
+            trust_domain=self._realm.trust_domain,
+            profiles=self._profiles,
+            pace=Pace(self._lifetimes, settings.ack_deadline),
+            upstream=settings.upstream,
+        )
+        self._revoking = Revoking(ports.ledger, ports.clock, self._realm.trust_domain, self._subscribers.emit)
+        self.freezing = Freezing(ports.ledger, ports.clock, self._realm.trust_domain)
+        self.succession = Succession(rotation, self._problems, self._one_publication, self._adopt)
+        self.ceremony = Ceremony(self.succession)
+        self._upstream = settings.upstream
 
     @property
     def realm(self) -> Realm:
@@ -95,6 +112,11 @@ class Authority:
         return self._lifetimes
 
     @property
+    def profiles(self) -> Mapping[str, Profile]:
+        """Return the profiles in force."""
+        return self._profiles
+
+    @property
     def trust(self) -> Trust:
         """Return the trust as last read or published; whoever sends it calls ``require_sound`` first."""
         return self._trust
@@ -102,7 +124,7 @@ class Authority:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Return what an operator has to look at."""
-        return tuple(self._problems.values())
+        return self._problems.all
 
     def subscribe(self, callback: Subscriber) -> None:
         """Call back with every event from now on; the callback returns at once and calls nothing of ours that waits."""
@@ -115,6 +137,8 @@ class Authority:
         that fails is an alarm, not an obstacle: the server goes on with the trust that is stored.
         """
         now = self._clock.now()
+        self._tell_losses(losses(self._ledger.authorities(), self._ledger.lapsed(now), now))
+        self.succession.settle()
         pending = self._ledger.certificates(CertificateFilter(at=now, status="pending"))
         unfinished = tuple(record for record in pending if record.not_after > now)
         if unfinished:
@@ -141,13 +165,7 @@ class Authority:
             NotFoundError: No certificate has this serial.
             ConflictError: It has expired.
         """
-        revocation = Revocation(self._clock.now(), parse_reason(reason), actor)
-        parse_serial(serial)
-        revoked = self._ledger.revoke([serial], revocation, lambda records: _revocation_entries(records, revocation))
-        if not revoked:
-            return self._not_revoked(serial, revocation)
-        self._subscribers.emit(LeafRevoked(frozenset([serial]), revoked[0].spiffe_id, suspended=False))
-        return Revoked((serial,), revoked[0].spiffe_id, suspended=False)
+        return self._revoking.revoke(serial, reason, actor)
 
     def suspend(self, spiffe_id: SpiffeId, reason: str, actor: str) -> Revoked:
         """Revoke every certificate of the identity and issue none until ``resume``.
@@ -155,17 +173,7 @@ class Authority:
         Raises:
             InvalidInputError: The reason is none, or the identity is not of this trust domain.
         """
-        revocation = Revocation(self._clock.now(), parse_reason(reason), actor)
-        self._require_ours(spiffe_id)
-
-        def entries(records: Sequence[CertificateRecord]) -> list[AuditEntry]:
-            act = AuditEntry(audit.SUSPEND, str(spiffe_id), audit.OK, revocation.reason, actor)
-            return [act, *_revocation_entries(records, revocation)]
-
-        revoked = self._ledger.suspend(spiffe_id, revocation, entries)
-        serials = tuple(record.serial for record in revoked)
-        self._subscribers.emit(LeafRevoked(frozenset(serials), spiffe_id, suspended=True))
-        return Revoked(serials, spiffe_id, suspended=True)
+        return self._revoking.suspend(spiffe_id, reason, actor)
 
     def resume(self, spiffe_id: SpiffeId, actor: str) -> None:
         """Let the identity hold certificates again; what was revoked stays revoked.
@@ -173,12 +181,7 @@ class Authority:
         Raises:
             ConflictError: It is not suspended.
         """
-        if not self._ledger.resume(spiffe_id, AuditEntry(audit.RESUME, str(spiffe_id), audit.OK, "", actor)):
-            raise self._audited(
-                ConflictError("the identity is not suspended", field="SPIFFE ID", value=str(spiffe_id)),
-                AuditEntry(audit.RESUME, str(spiffe_id), audit.REFUSED, "not suspended", actor),
-            )
-        self._subscribers.emit(Resumed(spiffe_id))
+        self._revoking.resume(spiffe_id, actor)
 
     def publish_crls(self) -> Trust:
         """Bring the published trust up to the ledger, and return it; emits ``TrustChanged`` if it changed.
@@ -188,17 +191,41 @@ class Authority:
         Raises:
             MeshcaError: There is no sound new trust; the old one stays, ``problems`` says why, ``TrustAlarm`` went out.
         """
+        return self._publish({})
+
+    def fetch_crls(self) -> None:
+        """Ask the upstream for its CRLs, and publish what is new; for a tick.
+
+        While it does not answer, those that are known are used until shortly before they end.
+        """
+        known, now = Known(self._ledger.authorities(), self._ledger.latest_crls()), self._clock.now()
+        cas = foreign_in_use(known.records, now)
+        if not cas:
+            return
+        try:
+            found = newer_crls(self._upstream.crls(cas), cas, known, now)  # outside the lock: it may take seconds
+        except MeshcaError as error:
+            self._note_upstream(str(error))
+            return
+        self._note_upstream("; ".join(found.faults))
+        if fresh := {crl.issuer_id: crl for crl in found.crls if is_settled(crl, now)}:
+            self._publish(fresh)
+
+    def _note_upstream(self, reason: str) -> None:
+        if not reason:
+            self._problems.clear(_UPSTREAM_CRLS)
+        elif self._problems.put(_UPSTREAM_CRLS, reason, self._clock.now()):
+            _log.warning("no CRLs from the upstream", reason=reason)
+
+    def _publish(self, foreign: Mapping[str, Crl]) -> Trust:
         with self._one_publication:
-            before = self._trust
             try:
-                trust = self._next_trust()
+                trust = self._next_trust(foreign)
             except MeshcaError as error:
                 self._alarm(error)
                 raise
-            self._problems.pop(_PUBLICATION, None)
-            self._trust = trust
-            if trust.marks != before.marks:
-                self._subscribers.emit(TrustChanged(trust, listed_since(before, trust)))
+            self._problems.clear(_PUBLICATION)
+            self._adopt(trust)
             return trust
 
     def suspended(self) -> frozenset[SpiffeId]:
@@ -213,21 +240,32 @@ class Authority:
         """Return the certificates that the filter admits."""
         return self._ledger.certificates(wanted)
 
-    def _next_trust(self) -> Trust:
+    def _tell_losses(self, found: Sequence[str]) -> None:
+        for loss in found:
+            _log.warning("lost", what=loss)
+        entries = [AuditEntry(audit.RECOVER, "trust", audit.OK, loss, ACTOR) for loss in found]
+        try:
+            self._ledger.record_audit(entries)
+        except MeshcaError as error:  # a full disk must not keep the server from serving what it has
+            _log.warning("losses not audited", reason=str(error))
+
+    def _adopt(self, trust: Trust) -> None:
+        before, self._trust = self._trust, trust
+        if trust.marks != before.marks:
+            self._subscribers.emit(TrustChanged(trust, listed_since(before, trust)))
+
+    def _next_trust(self, foreign: Mapping[str, Crl]) -> Trust:
         for _ in range(_ATTEMPTS - 1):
             try:
-                return self._publishing.next(self._trust, self._clock.now())
+                return self._publishing.next(self._trust, self._clock.now(), foreign)
             except ConflictError:  # another process published in between; what it stored is where we go on
                 _log.info("publication raced")
-        return self._publishing.next(self._trust, self._clock.now())
+        return self._publishing.next(self._trust, self._clock.now(), foreign)
 
     def _alarm(self, error: MeshcaError) -> None:
-        known = self._problems.get(_PUBLICATION)
-        since = known.since if known else self._clock.now()
-        problem = Problem(_PUBLICATION, since, str(error))
-        self._problems[_PUBLICATION] = problem
-        _log.error("no trust published", reason=problem.reason, since=since.isoformat())
-        if problem != known:
+        problem = self._problems.put(_PUBLICATION, str(error), self._clock.now())
+        if problem is not None:
+            _log.error("no trust published", reason=problem.reason, since=problem.since.isoformat())
             self._record_failure(problem)
             self._subscribers.emit(TrustAlarm(problem))
 
@@ -239,48 +277,9 @@ class Authority:
         except MeshcaError as error:
             _log.warning("failure not audited", reason=str(error))
 
-    def _not_revoked(self, serial: str, revocation: Revocation) -> Revoked:
-        """Say why the ledger revoked nothing."""
-        record = self._ledger.certificate(serial)
-        if record is not None and record.revoked_at is not None:
-            return Revoked((), record.spiffe_id, suspended=False, already=(serial,))
-        error: MeshcaError = NotFoundError("no certificate has this serial", field="serial", value=serial)
-        if record is not None:
-            error = ConflictError(
-                "the certificate has expired, nothing is left to revoke", field="serial", value=serial
-            )
-        subject = str(record.spiffe_id) if record else ""
-        reason = f"serial {serial}: {error.message}"
-        raise self._audited(error, AuditEntry(audit.REVOKE, subject, audit.REFUSED, reason, revocation.actor))
-
-    def _audited(self, error: MeshcaError, entry: AuditEntry) -> MeshcaError:
-        self._ledger.record_audit([entry])
-        return error
-
-    def _require_ours(self, spiffe_id: SpiffeId) -> None:
-        if spiffe_id.trust_domain != self._realm.trust_domain or spiffe_id.is_trust_domain:
-            raise InvalidInputError(
-                f"names no identity of the trust domain {self._realm.trust_domain}",
-                field="SPIFFE ID",
-                value=str(spiffe_id),
-            )
-
 
 def _realm(ledger: Ledger) -> Realm:
     realm = ledger.realm()
     if realm is None:
         raise NoRealmError("there is no certificate authority here yet", remedy="run meshca init")
     return realm
-
-
-def _revocation_entries(records: Sequence[CertificateRecord], revocation: Revocation) -> list[AuditEntry]:
-    return [
-        AuditEntry(
-            audit.REVOKE,
-            str(record.spiffe_id),
-            audit.OK,
-            f"serial {record.serial}: {revocation.reason}",
-            revocation.actor,
-        )
-        for record in records
-    ]

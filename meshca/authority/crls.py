@@ -15,6 +15,7 @@ from functools import lru_cache
 from cryptography import x509
 
 from meshca.authority.ports import Signer
+from meshca.authority.records import AuthorityRecord
 from meshca.authority.trust import crl_faults
 from meshca.x509.crl import Crl, CrlPlan, RevokedEntry, check_crl, finish_crl
 from meshca.x509.issuer import Issuer
@@ -23,6 +24,7 @@ from meshca.x509.serial import serial_hex
 
 BACK_DATING = timedelta(minutes=5)
 FIRST_NUMBER = 1
+_COMPROMISED = "cACompromise"
 
 
 def next_plan(issuer: Issuer, latest: Crl | None, revoked: Iterable[RevokedEntry], at: datetime) -> CrlPlan | None:
@@ -42,6 +44,22 @@ def plan_crl(issuer: Issuer, number: int, revoked: tuple[RevokedEntry, ...], at:
         next_update=issuer.not_after,
         revoked=revoked,
     )
+
+
+def tainted_children(parent_id: str, records: Iterable[AuthorityRecord], at: datetime) -> list[RevokedEntry]:
+    """Return the CAs below one that were believed stolen and taken out of trust, until they expire."""
+    return [
+        RevokedEntry(x509.load_der_x509_certificate(record.certificate).serial_number, record.tainted_at, _COMPROMISED)
+        for record in records
+        if record.parent_id == parent_id != record.id
+        if record.state == "removed" and record.tainted_at is not None and record.not_after > at
+    ]
+
+
+def united(*lists: Iterable[RevokedEntry]) -> tuple[RevokedEntry, ...]:
+    """Return all entries by serial, each serial once."""
+    by_serial = {entry.serial: entry for entries in lists for entry in entries}
+    return tuple(by_serial[serial] for serial in sorted(by_serial))
 
 
 def sign_crl(plan: CrlPlan, signer: Signer) -> Crl:

@@ -2,28 +2,38 @@
 
 Rules: intents are committed before anything is signed; results are committed before anything is returned; one call of
 the ledger for all intents, one for all results; a request that fails, in whatever way, fails alone; a revocation or
-suspension that lands between intent and result wins, and the certificate is not released.
+suspension or freeze that lands between intent and result wins, and the certificate is not released.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
 from meshca.authority import audit
 from meshca.authority.audit import AuditEntry
-from meshca.authority.ports import Abandoned, Clock, Entropy, Intent, KeyUnavailableError, Ledger, Result, Signer
-from meshca.authority.requests import Issued, IssueRequest, Refused, chain_pem, granted_life, require_issuable
+from meshca.authority.freezing import FrozenError
+from meshca.authority.ports import Abandoned, Clock, Entropy, Intent, Keys, Ledger, Result
+from meshca.authority.records import AuthorityRecord
+from meshca.authority.requests import (
+    Issued,
+    IssueRequest,
+    Refused,
+    chain_pem,
+    granted_life,
+    profile_of,
+    require_issuable,
+)
 from meshca.authority.trust import NoActiveAuthorityError, Trust
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.spiffe.id import TrustDomain
 from meshca.x509.checked import Certificate, CheckedPlan, MisissueError, check_leaf, finish
 from meshca.x509.issuer import Issuer
-from meshca.x509.lints import LeafProfile
 from meshca.x509.plan import LeafPlan, validity
+from meshca.x509.profiles import Profile
 from meshca.x509.serial import SERIAL_BYTES, new_serial, serial_hex
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +44,7 @@ class SuspendedError(RefusedError):
 
 
 class RevokedBeforeReleaseError(RefusedError):
-    """The certificate was revoked before it was released."""
+    """The certificate was revoked, or issuance frozen, before it was released."""
 
 
 class SigningFailedError(UnavailableError):
@@ -58,11 +68,11 @@ class Issuing:
     """Issues batches. It keeps no state, so any number of threads may use it."""
 
     ledger: Ledger
-    signers: Mapping[str, Signer]
+    keys: Keys
     clock: Clock
     entropy: Entropy
     trust_domain: TrustDomain
-    longest: timedelta
+    profiles: Mapping[str, Profile]
 
     def issue(self, requests: Sequence[IssueRequest], trust: Trust) -> list[Issued | Refused]:
         """Answer each request, in order.
@@ -71,25 +81,32 @@ class Issuing:
             UnavailableError: The ledger does not answer; nothing was released.
         """
         now = self.clock.now()
-        profile = LeafProfile(max_ttl=self.longest)
-        slots = [self._planned(request, trust.active, profile, now) for request in requests]
+        slots = [self._planned(request, trust, now) for request in requests]
         self._record_intents(slots, now)
-        self._sign(slots, trust.active_key_ref)
+        self._sign(slots, trust)
         self._record_results(slots)
-        return [_answer(slot, trust.active) for slot in slots]
+        return [_answer(slot, trust) for slot in slots]
 
-    def _planned(self, request: IssueRequest, issuer: Issuer, profile: LeafProfile, now: datetime) -> _Slot:
+    def _planned(self, request: IssueRequest, trust: Trust, now: datetime) -> _Slot:
         try:
-            plan = self._plan(request, issuer, now)
+            profile = self.profiles[profile_of(request.kind).name]
+            plan = self._plan(request, profile, trust.active, now)
             return _Slot(request, plan, check_leaf(plan, profile, now))
         except MeshcaError as error:
             return _Slot(request, error=error)
 
-    def _plan(self, request: IssueRequest, issuer: Issuer, now: datetime) -> LeafPlan:
+    def _plan(self, request: IssueRequest, profile: Profile, issuer: Issuer, now: datetime) -> LeafPlan:
         require_issuable(request.spiffe_id, request.kind, self.trust_domain)
         if issuer.not_after <= now:
             raise NoActiveAuthorityError("the active issuing CA has expired", value=issuer.id)
-        valid = validity(now, granted_life(request.ttl, self.longest), issuer)
+        if issuer.not_before > now:
+            raise NoActiveAuthorityError(
+                f"the active issuing CA is valid from {issuer.not_before.isoformat()} only: the clock is behind",
+                field="clock",
+                value=now.isoformat(timespec="seconds"),
+                remedy="set the clock of this machine",
+            )
+        valid = validity(now, granted_life(request.ttl, profile.max_ttl), issuer)
         return LeafPlan(
             spiffe_id=request.spiffe_id,
             spki=request.spki,
@@ -97,6 +114,7 @@ class Issuing:
             not_before=valid.not_before,
             not_after=valid.not_after,
             issuer=issuer,
+            dns_names=request.dns_names,
         )
 
     def _record_intents(self, slots: Sequence[_Slot], now: datetime) -> None:
@@ -104,20 +122,22 @@ class Issuing:
         if not planned:
             return
         intents = [_intent(slot, now) for slot in planned]
-        for slot, intent, recorded in zip(planned, intents, self.ledger.record_intents(intents), strict=True):
-            if recorded:
+        recorded = self.ledger.record_intents(intents)
+        freeze = None if all(recorded) else self.ledger.frozen()
+        for slot, intent, is_recorded in zip(planned, intents, recorded, strict=True):
+            if is_recorded:
                 slot.serial = intent.serial
             else:
-                slot.error = _suspended(slot.request)
+                slot.error = FrozenError(freeze) if freeze else _suspended(slot.request)
 
-    def _sign(self, slots: Sequence[_Slot], key_ref: str) -> None:
+    def _sign(self, slots: Sequence[_Slot], trust: Trust) -> None:
         for slot in slots:
             if slot.serial and slot.checked is not None:
-                self._sign_one(slot, slot.checked, key_ref)
+                self._sign_one(slot, slot.checked, trust.active_record)
 
-    def _sign_one(self, slot: _Slot, checked: CheckedPlan, key_ref: str) -> None:
+    def _sign_one(self, slot: _Slot, checked: CheckedPlan, issuer: AuthorityRecord) -> None:
         try:
-            slot.certificate = finish(checked, signer_of(self.signers, key_ref).sign(checked.spend()))
+            slot.certificate = finish(checked, self.keys.signer(issuer).sign(checked.spend()))
         except MeshcaError as error:
             slot.error = error
         except Exception:  # a remote signer may raise anything; the intent needs an outcome and the others go on
@@ -135,18 +155,6 @@ class Issuing:
 
         if slots:
             self.ledger.record_results([_result(slot) for slot in recorded], entries)
-
-
-def signer_of(signers: Mapping[str, Signer], key_ref: str) -> Signer:
-    """Return the signer of this key.
-
-    Raises:
-        KeyUnavailableError: The key was not opened.
-    """
-    try:
-        return signers[key_ref]
-    except KeyError:
-        raise KeyUnavailableError("this server does not hold the key", field="key", value=key_ref) from None
 
 
 def _intent(slot: _Slot, now: datetime) -> Intent:
@@ -177,7 +185,9 @@ def _withhold(recorded: Sequence[_Slot], released: Sequence[bool]) -> None:
     for slot, free in zip(recorded, released, strict=True):
         if not free and slot.error is None:
             slot.error = RevokedBeforeReleaseError(
-                "the certificate was revoked before it was released", field="serial", value=slot.serial
+                "the certificate was revoked, or issuance frozen, before it was released",
+                field="serial",
+                value=slot.serial,
             )
 
 
@@ -191,11 +201,13 @@ def _entry(slot: _Slot) -> AuditEntry:
     outcome = audit.OK
     if error is not None:
         outcome = audit.FAILED if isinstance(error, (UnavailableError, MisissueError)) else audit.REFUSED
-    reason = " ".join(part for part in (slot.serial and f"serial {slot.serial}", str(error or request.holder)) if part)
+    parts = [slot.serial and f"serial {slot.serial}", str(error or request.holder)]
+    parts += [f"DNS:{name}" for name in request.dns_names]
+    reason = " ".join(part for part in parts if part)
     return AuditEntry(audit.ISSUE, str(request.spiffe_id), outcome, reason, request.requested_by)
 
 
-def _answer(slot: _Slot, issuer: Issuer) -> Issued | Refused:
+def _answer(slot: _Slot, trust: Trust) -> Issued | Refused:
     if slot.error is not None or slot.certificate is None:
         return Refused(slot.error or SigningFailedError("no certificate was made"))
-    return Issued(slot.certificate, chain_pem(slot.certificate, issuer))
+    return Issued(slot.certificate, chain_pem(slot.certificate, trust.chain))

@@ -13,7 +13,16 @@ from datetime import datetime
 from typing import Protocol
 
 from meshca.authority.audit import AuditEntry
-from meshca.authority.records import AuthorityRecord, CertificateFilter, CertificateRecord, Realm, Role
+from meshca.authority.records import (
+    AuthorityRecord,
+    AuthorityState,
+    CaRequest,
+    CertificateFilter,
+    CertificateRecord,
+    Freeze,
+    Realm,
+    Role,
+)
 from meshca.errors import UnavailableError
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.crl import Crl, RevokedEntry
@@ -37,12 +46,28 @@ class Entropy(Protocol):
         """Return ``size`` unpredictable bytes."""
 
 
+class CertifiedKey(Protocol):
+    """What a certificate says of a key, and where it is kept."""
+
+    @property
+    def key_ref(self) -> str:
+        """Say where the key is kept, as the ledger records it; never a secret."""
+
+    @property
+    def spki(self) -> bytes:
+        """Return the public key as DER SubjectPublicKeyInfo."""
+
+
 class Signer(Protocol):
     """A private key that never leaves its keeper. Any thread may call it."""
 
     @property
     def key_id(self) -> str:
         """Name the key: the id of the CA it belongs to."""
+
+    @property
+    def key_ref(self) -> str:
+        """Say where the key is kept, as the ledger records it; never a secret."""
 
     @property
     def spki(self) -> bytes:
@@ -56,15 +81,25 @@ class Signer(Protocol):
         """
 
 
-class KeyFactory(Protocol):
-    """Makes a key for a new CA, and has stored it before it returns."""
+class Keys(Protocol):
+    """The keys of all CAs, opened as they are met. Any thread may call it."""
 
-    def __call__(self, role: Role, trust_domain: TrustDomain, generation: int) -> Signer:
-        """Return the signer of a new key.
+    def signer(self, record: AuthorityRecord) -> Signer:
+        """Return the signer of this CA's key, and never of another's.
+
+        Raises:
+            KeyUnavailableError: There is no such key here, or it does not open.
+        """
+
+    def create(self, role: Role, trust_domain: TrustDomain, generation: int) -> Signer:
+        """Return the signer of a new key, which is stored durably before this returns.
 
         Raises:
             KeyUnavailableError: The key store cannot keep a new key.
         """
+
+    def reference(self, signer: Signer, generation: int) -> str:
+        """Return the ``key_ref`` by which a CA of a later generation finds the key that was made for this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +143,52 @@ class Revocation:
     actor: str
 
 
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A CA changes its state."""
+
+    id: str
+    before: AuthorityState
+    after: AuthorityState
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChange:
+    """What turns one trust generation into the next; moves are made in their order, before anything is added."""
+
+    generation: int
+    moved: tuple[Move, ...] = ()
+    added: tuple[AuthorityRecord, ...] = ()
+    crls: tuple[Crl, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """A holder of an unexpired leaf who has not acknowledged; ``acknowledged`` is the generation it has, 0 for none."""
+
+    holder: str
+    kind: str
+    spiffe_id: SpiffeId
+    acknowledged: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.spiffe_id} {self.holder}"
+
+
+class Acknowledgements(Protocol):
+    """Who has put which trust and which leaf in force. Holders of one-off files are not waited for (design §7)."""
+
+    def stragglers(self, generation: int, at: datetime) -> Sequence[Straggler]:
+        """Return who holds a leaf that is unexpired at this time and has not acknowledged this trust generation."""
+
+    def holders(self, at: datetime) -> int:
+        """Return how many holders of an unexpired leaf there are to wait for."""
+
+    def still_on(self, issuer_id: str, at: datetime) -> Sequence[Straggler]:
+        """Return who may still serve a leaf of this CA: the last one acknowledged, or an unexpired one and no other."""
+
+
 class Ledger(Protocol):
     """All that the authority remembers.
 
@@ -134,23 +215,38 @@ class Ledger(Protocol):
     def authorities(self) -> list[AuthorityRecord]:
         """Return every CA in whatever state, oldest generation first."""
 
-    def add_authority(self, record: AuthorityRecord, audit: AuditEntry) -> None:
-        """Add one CA.
+    def change_trust(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
+        """Change CAs and CRLs and make the next trust generation of it, all or nothing.
 
         Raises:
-            ConflictError: Its id is known already.
+            ConflictError: The generation is not the next one, a CA is not in the state it is to leave or is known
+                already, another CA of its role has the state it is to have, or a CRL number is not higher.
         """
 
-    def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
-        """Write the intents as ``pending``; False for each whose identity is suspended at that moment.
+    def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
+        """Make the activation of a prepared CA due at this time; False, with nothing written, when it is already."""
 
-        The suspension is checked by the same statement that inserts (INSERT … WHERE NOT EXISTS …).
+    def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
+        """Mark the CAs that are in use as believed stolen; returns those that were not yet."""
+
+    def lapsed(self, at: datetime) -> int:
+        """Return how many identities have had a certificate, if none of any of them is valid at this time; else 0."""
+
+    def last_expiry(self, issuer_id: str, since: datetime) -> datetime | None:
+        """Return when the last leaf of this CA ends that was asked for since then, pending ones included."""
+
+    def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
+        """Write the intents as ``pending``; False for each whose identity is suspended, for all while frozen.
+
+        Both are checked by the same statement that inserts (INSERT … WHERE NOT EXISTS …).
         """
 
     def record_results(
         self, results: Sequence[Result | Abandoned], audit: Callable[[Sequence[bool]], Sequence[AuditEntry]]
     ) -> list[bool]:
         """Turn ``pending`` into ``issued`` or ``abandoned``; False for each that is no longer pending or was revoked.
+
+        While issuance is frozen nothing becomes ``issued``.
 
         ``results`` may be empty: then only the entries of ``audit([])`` are written.
         """
@@ -185,6 +281,15 @@ class Ledger(Protocol):
     def suspended(self) -> frozenset[SpiffeId]:
         """Return the suspended identities."""
 
+    def freeze(self, freeze: Freeze, audit: AuditEntry) -> bool:
+        """Let nothing be issued from here on; False, with nothing written, when that is so already."""
+
+    def unfreeze(self, audit: AuditEntry) -> bool:
+        """Let certificates be issued again; False, with nothing written, when they are."""
+
+    def frozen(self) -> Freeze | None:
+        """Return since when nothing is issued, or None."""
+
     def revoked(self, issuer_id: str, at: datetime) -> list[RevokedEntry]:
         """Return what the issuer's next CRL lists, by serial: revoked, and unexpired at ``at`` or not yet marked.
 
@@ -201,6 +306,12 @@ class Ledger(Protocol):
             ConflictError: A number is not higher than the issuer's newest, or the generation is not the next one.
         """
 
+    def pending_request(self) -> CaRequest | None:
+        """Return the request for an issuing CA's certificate whose CA is not known yet."""
+
+    def keep_request(self, request: CaRequest, audit: AuditEntry) -> bool:
+        """Keep a request in the place of one that was answered; False, with nothing written, while one is pending."""
+
     def latest_crls(self) -> dict[str, Crl]:
         """Return the newest CRL of each issuer, by CA id."""
 
@@ -215,3 +326,14 @@ class Ledger(Protocol):
 
     def record_audit(self, entries: Sequence[AuditEntry]) -> None:
         """Append entries that come with no change, such as refusals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All that an authority asks of others."""
+
+    ledger: Ledger
+    acknowledgements: Acknowledgements
+    keys: Keys
+    clock: Clock
+    entropy: Entropy

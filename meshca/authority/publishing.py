@@ -7,21 +7,22 @@ cannot be made or is unsound changes nothing. The trust generation grows by one 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from meshca.authority import audit
 from meshca.authority.audit import AuditEntry
-from meshca.authority.crls import next_plan, serials_on, sign_crl
-from meshca.authority.issuing import signer_of
-from meshca.authority.ports import Ledger, Signer
+from meshca.authority.certify import issuer_of
+from meshca.authority.crls import next_plan, serials_on, sign_crl, tainted_children, united
+from meshca.authority.ports import Keys, Ledger
 from meshca.authority.records import AuthorityRecord
 from meshca.authority.trust import Trust, build_trust, in_use
 from meshca.x509.crl import Crl
-from meshca.x509.issuer import Issuer
 from meshca.x509.serial import serial_hex
 
 ACTOR = "authority"
+_NONE: Mapping[str, Crl] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Publishing:
     """Makes the next trust. It keeps no state; its caller lets one publication run at a time."""
 
     ledger: Ledger
-    signers: Mapping[str, Signer]
+    keys: Keys
 
     def stored(self, at: datetime) -> Trust:
         """Return the trust as it stands in the ledger, unchecked.
@@ -39,35 +40,46 @@ class Publishing:
         """
         return build_trust(self.ledger.generation(), self.ledger.authorities(), self.ledger.latest_crls(), at)
 
-    def next(self, current: Trust | None, at: datetime) -> Trust:
+    def next(self, current: Trust | None, at: datetime, foreign: Mapping[str, Crl] = _NONE) -> Trust:
         """Return a sound trust that lists all that is revoked, having stored what is new in it.
+
+        ``foreign`` holds an upstream's CRLs that have just come. Before the first CA there is nothing that could be
+        sound or unsound, and the empty trust is returned.
 
         Raises:
             UnsoundTrustError: Nothing was stored.
             KeyUnavailableError: A CRL is due whose CA cannot sign now; nothing was stored.
             ConflictError: Another process was faster; nothing was stored.
         """
-        generation, records = self.ledger.generation(), in_use(self.ledger.authorities(), at)
-        latest = self.ledger.latest_crls()
-        fresh = self._fresh_crls(records, latest, at)
-        if not fresh and not _set_changed(current, generation, records):
-            trust = build_trust(generation, records, latest, at)
+        generation, known = self.ledger.generation(), self.ledger.authorities()
+        records, latest = in_use(known, at), self.ledger.latest_crls()
+        fresh = {**self._fresh_crls(records, known, latest, at), **_newer(foreign, latest, records)}
+        trust = build_trust(generation, records, {**latest, **fresh}, at)
+        if not known:
+            return trust
+        if not fresh and not _set_changed(current, trust):
             trust.require_sound(at)
             return trust
-        trust = build_trust(generation + 1, records, {**latest, **fresh}, at)
+        trust = replace(trust, generation=generation + 1)
         trust.require_sound(at, after=latest)
         self.ledger.store_crls(list(fresh.values()), trust.generation, _entries(trust, list(fresh.values())))
         return trust
 
     def _fresh_crls(
-        self, records: Sequence[AuthorityRecord], latest: Mapping[str, Crl], at: datetime
+        self,
+        records: Sequence[AuthorityRecord],
+        known: Sequence[AuthorityRecord],
+        latest: Mapping[str, Crl],
+        at: datetime,
     ) -> dict[str, Crl]:
         fresh = {}
         for record in records:
-            issuer = Issuer.from_der(record.id, record.certificate)
-            plan = next_plan(issuer, latest.get(record.id), self.ledger.revoked(record.id, at), at)
+            if not record.is_ours:
+                continue  # its CRLs come from where its key is
+            entries = united(self.ledger.revoked(record.id, at), tainted_children(record.id, known, at))
+            plan = next_plan(issuer_of(record), latest.get(record.id), entries, at)
             if plan is not None:
-                fresh[record.id] = sign_crl(plan, signer_of(self.signers, record.key_ref))
+                fresh[record.id] = sign_crl(plan, self.keys.signer(record))
         return fresh
 
 
@@ -82,11 +94,28 @@ def listed_since(before: Trust | None, trust: Trust) -> frozenset[str]:
     )
 
 
-def _set_changed(current: Trust | None, generation: int, records: Sequence[AuthorityRecord]) -> bool:
-    """Whether a CA has left (expired) or entered without a new generation; another generation says it all itself."""
-    if current is None or current.generation != generation:
+def _newer(foreign: Mapping[str, Crl], latest: Mapping[str, Crl], records: Sequence[AuthorityRecord]) -> dict[str, Crl]:
+    """Return those that are still news: another process may have stored them, or the CA has gone."""
+    wanted = {record.id for record in records if not record.is_ours}
+    return {
+        ca_id: crl
+        for ca_id, crl in foreign.items()
+        if ca_id in wanted and (ca_id not in latest or crl.number > latest[ca_id].number)
+    }
+
+
+def _set_changed(current: Trust | None, trust: Trust) -> bool:
+    """Whether a CA, or an upstream's CRL, has left (ended) or entered without a new generation.
+
+    Another generation says it all itself.
+    """
+    if current is None or current.generation != trust.generation:
         return False
-    return {issuer.id for issuer in current.authorities} != {record.id for record in records}
+    return _set(current) != _set(trust)
+
+
+def _set(trust: Trust) -> tuple[set[str], set[str]]:
+    return {ca.id for ca in trust.authorities}, {ca.id for ca in trust.without_crl}
 
 
 def _entries(trust: Trust, crls: Sequence[Crl]) -> list[AuditEntry]:

@@ -6,6 +6,7 @@ only to the kind of caller it is reserved for; a life is what was asked, capped 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -16,12 +17,17 @@ from meshca.spiffe.bundle import pem
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.spiffe.reserved import is_reserved, nobody
 from meshca.x509.checked import Certificate
-from meshca.x509.issuer import Issuer
+from meshca.x509.issuer import CaCertificate
+from meshca.x509.profiles import ADMIN, SERVER, SVID, Profile
 
 Kind = Literal["stream", "file", "server", "admin"]
 
+# Holders of files that were written once: nobody renews them, so no rotation waits for them (design §7).
+ISSUED_ONCE = "issue"
+DROP_ONCE = "drop-once:"
+
 _SECOND = timedelta(seconds=1)
-_RESERVED_FOR: dict[str, str] = {"server": "/meshca/server/", "admin": "/meshca/admin/"}
+_PROFILE_OF: dict[Kind, Profile] = {"stream": SVID, "file": SVID, "server": SERVER, "admin": ADMIN}
 
 
 class IdentityRefusedError(RefusedError):
@@ -38,6 +44,7 @@ class IssueRequest:
     holder: str
     kind: Kind
     requested_by: str
+    dns_names: tuple[str, ...] = ()  # decided before (policy/hostnames.py); the profile must have them, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,11 @@ class Refused:
     error: MeshcaError
 
 
+def profile_of(kind: Kind) -> Profile:
+    """Return the profile of what this kind of caller gets, as the table has it."""
+    return _PROFILE_OF[kind]
+
+
 def require_issuable(spiffe_id: SpiffeId, kind: Kind, trust_domain: TrustDomain) -> None:
     """Check that the identity may be issued to this kind of caller at all.
 
@@ -65,17 +77,17 @@ def require_issuable(spiffe_id: SpiffeId, kind: Kind, trust_domain: TrustDomain)
         raise _refused(spiffe_id, f"outside the trust domain {trust_domain}")
     if spiffe_id.is_trust_domain:
         raise _refused(spiffe_id, "names the trust domain itself, no workload (X509-SVID §5.2)")
-    room = _RESERVED_FOR.get(kind)
+    room = profile_of(kind).room
     if is_reserved(spiffe_id):
         _require_reserved_for(spiffe_id, room)
-    elif room is not None:
+    elif room:
         raise _refused(spiffe_id, f"the kind {kind!r} gets identities under {room} only")
 
 
-def _require_reserved_for(spiffe_id: SpiffeId, room: str | None) -> None:
+def _require_reserved_for(spiffe_id: SpiffeId, room: str) -> None:
     if spiffe_id == nobody(spiffe_id.trust_domain):
         raise _refused(spiffe_id, "reserved for nobody, never issued")
-    if room is None or not spiffe_id.path.startswith(room):
+    if not room or not spiffe_id.path.startswith(room):
         raise _refused(spiffe_id, "reserved: everything under /meshca/ is meshca's own")
 
 
@@ -91,9 +103,9 @@ def granted_life(ttl: timedelta | None, cap: timedelta) -> timedelta:
     return life // _SECOND * _SECOND
 
 
-def chain_pem(certificate: Certificate, issuer: Issuer) -> bytes:
-    """Return the leaf and its issuing CA, never the root (design §5: no self-signed certificate in a chain)."""
-    return certificate.pem + _pem(issuer.certificate)
+def chain_pem(certificate: Certificate, chain: Iterable[CaCertificate]) -> bytes:
+    """Return the leaf and the CAs above it, never the root (design §5: no self-signed certificate in a chain)."""
+    return certificate.pem + b"".join(_pem(issuer.certificate) for issuer in chain)
 
 
 @lru_cache(maxsize=8)

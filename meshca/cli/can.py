@@ -17,6 +17,8 @@ from meshca.client.values import Decision
 def can_command(settings: Settings, client: str, server: str, port: int | None) -> None:
     """Say whether CLIENT may call SERVER, and why.
 
+    It is the answer of the applied specs: a suspended node may be allowed here and still has no certificate.
+
     Exit code 0: yes. 1: no. 3: error.
     """
     with connect(settings) as api:

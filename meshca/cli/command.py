@@ -125,7 +125,10 @@ def require_running(settings: Settings) -> None:
     start = f"`meshca --home {settings.home} serve`"
     if not settings.home.is_dir():
         raise UnavailableError(
-            "there is no such home", field="--home", value=str(settings.home), remedy="create one with `meshca init`"
+            "there is no such home",
+            field="--home",
+            value=str(settings.home),
+            remedy=f"create one with `meshca --home {settings.home} init`",
         )
     try:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -16,12 +16,14 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshca.cli.command import Command, Settings, may_open, pass_settings, require_running
+from meshca.cli.options import preferred
 from meshca.cli.output import note, rfc3339, show_event
+from meshca.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from meshca.drop.loop import Drop
@@ -37,14 +39,17 @@ _COMMAND_TIMEOUT = 60.0
 @click.option("--dir", "folder", required=True, type=click.Path(path_type=Path), help="Folder; made if missing.")
 @click.option("--layout", type=click.Choice(("pem",)), default="pem", show_default=True, help="Which files.")
 @click.option("--on-change", metavar="CMD", help="Run this after each change; split like argv, no shell.")
+@click.option("--dns", "names", multiple=True, metavar="NAME", help="Also this DNS name of the node's own; may repeat.")
 @click.option("--once", is_flag=True, help="Write one generation and end.")
 @pass_settings
-def drop_command(settings: Settings, /, node: str, folder: Path, on_change: str | None, once: bool, **_: str) -> None:
+def drop_command(settings: Settings, /, node: str, folder: Path, on_change: str | None, **options: Any) -> None:
     """Keep key, chain, bundle and CRL of NODE in DIR/current, always of one generation."""
     from meshca.drop.command import run_command, split_command
     from meshca.drop.generation import GenerationFolder
     from meshca.drop.loop import Drop, Timer
 
+    once, names = bool(options["once"]), tuple(options["names"])
+    holder = f"{'drop-once' if once else 'drop'}:{folder.absolute()}"
     argv = () if on_change is None else split_command(on_change)
 
     def command() -> None:
@@ -53,7 +58,7 @@ def drop_command(settings: Settings, /, node: str, folder: Path, on_change: str 
 
     with (
         _ended_by_sigterm(),
-        _source(settings, node, folder, once=once) as source,
+        _source(settings, node, holder, names) as source,
         GenerationFolder(folder) as generations,
     ):
         report = _Lines(settings.output, generations.path)
@@ -68,22 +73,29 @@ def _run(drop: Drop, *, once: bool) -> None:
 
 
 @contextlib.contextmanager
-def _source(settings: Settings, node: str, folder: Path, *, once: bool) -> Iterator[Source]:
+def _source(settings: Settings, node: str, holder: str, names: tuple[str, ...]) -> Iterator[Source]:
     if not may_open(settings.admin_socket) and may_open(settings.workload_socket):
         from meshca.client.sds import SdsClient
         from meshca.drop.attested import AttestedSource
 
+        if names:
+            raise InvalidInputError(
+                "comes through the admin socket only, which this user may not open",
+                field="--dns",
+                value=names[0],
+                remedy="run it as the home's owner or as root, or leave --dns out",
+            )
         with contextlib.closing(SdsClient(settings.workload_socket, node)) as secrets:
             yield AttestedSource(secrets, _now)
         return
     require_running(settings)
     from meshca.client.admin import AdminClient
-    from meshca.drop.source import AdminSource, Renewal
+    from meshca.drop.source import AdminSource, Renewal, Wish
 
-    holder = f"{'drop-once' if once else 'drop'}:{folder.absolute()}"
     with AdminClient(settings.admin_socket) as client:
-        spiffe_id = client.resolve(node).spiffe_id
-        yield AdminSource(client, node, spiffe_id, holder, Renewal(_now, random.SystemRandom().random))
+        found = client.resolve(node)
+        wish = Wish(node, holder, dns_names=names, key_type=preferred(found.key_types))
+        yield AdminSource(client, wish, found.spiffe_id, Renewal(_now, random.SystemRandom().random))
 
 
 class _Lines:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _FILE = "bootstrap.yaml"
+_SHARED_HOST = "Several Envoys on one host: add --use-dynamic-base-id, and give each addresses of its own (see --help)."
 
 
 @click.group("envoy", cls=Noun, short_help="Bootstrap, list and render Envoys.")
@@ -123,11 +124,11 @@ def _print_file(settings: Settings, document: dict[str, Any]) -> None:
     from meshca.envoy.documents import command_line
 
     name = str(Path(_FILE).with_suffix(".json")) if settings.output == "json" else _FILE
-    hint = f"Start it with: {shlex.join(command_line(name))}"
-    if settings.output == "json":
-        note(hint)
-    else:
-        print_line(f"# {hint}")
+    for hint in (f"Start it with: {shlex.join(command_line(name))}", _SHARED_HOST):
+        if settings.output == "json":
+            note(hint)
+        else:
+            print_line(f"# {hint}")
     _print_document(settings, document)
 
 

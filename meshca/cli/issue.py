@@ -7,38 +7,45 @@ The rules this module keeps:
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshca.cli.command import Command, Settings, connect, pass_settings
-from meshca.cli.options import DURATION
+from meshca.cli.options import DURATION, preferred
 from meshca.cli.output import rfc3339, show
 from meshca.client.admin import AdminClient
 from meshca.client.values import Issued, SigningRequest
 from meshca.errors import ConflictError, InvalidInputError, MeshcaError, NotFoundError
 
+if TYPE_CHECKING:
+    from meshca.drop.source import Wish
+
 _HOLDER = "issue"
 _LARGEST_CSR = 64 << 10
+_MAKE_ONE = "make one with openssl req -new, or leave --csr out"
 
 
 @click.command("issue", cls=Command, short_help="Issue one certificate as files.")
 @click.argument("node")
 @click.option("--csr", type=click.Path(path_type=Path), help="Certify this key instead of making one.")
 @click.option("--ttl", type=DURATION, help="Life of the certificate, e.g. 1h; the profile caps it.")
+@click.option("--dns", "names", multiple=True, metavar="NAME", help="Also this DNS name of the node's own; may repeat.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder; default: the current one.")
 @pass_settings
-def issue_command(settings: Settings, node: str, csr: Path | None, ttl: timedelta | None, out: Path) -> None:
+def issue_command(settings: Settings, /, node: str, csr: Path | None, out: Path, **options: Any) -> None:
     """Issue one certificate for NODE: svid.pem, svid_key.pem and bundle.pem."""
     from meshca.cli.files import replace_files
     from meshca.drop.material import BUNDLE_FILE, CERTIFICATE_FILE, KEY_FILE
+    from meshca.drop.source import Wish
 
     request = None if csr is None else _read_csr(csr)
     if request is not None:
         _require_no_other_key(out / KEY_FILE, request)
     with connect(settings) as client:
-        key, issued = _issue(client, node, request, ttl)
+        key, issued = _issue(client, request, Wish(node, _HOLDER, options["ttl"], tuple(options["names"])))
         bundle = client.bundle()
     files = {CERTIFICATE_FILE: issued.chain, BUNDLE_FILE: bundle}
     if key is not None:
@@ -48,12 +55,13 @@ def issue_command(settings: Settings, node: str, csr: Path | None, ttl: timedelt
     show(settings.output, _document(issued, paths[CERTIFICATE_FILE], paths.get(KEY_FILE), paths[BUNDLE_FILE]))
 
 
-def _issue(client: AdminClient, node: str, csr: bytes | None, ttl: timedelta | None) -> tuple[bytes | None, Issued]:
+def _issue(client: AdminClient, csr: bytes | None, wish: Wish) -> tuple[bytes | None, Issued]:
     from meshca.drop.source import issue_with_new_key
 
     if csr is None:
-        return issue_with_new_key(client.issue, node, _HOLDER, ttl)
-    (answer,) = client.issue([SigningRequest(node, csr, ttl, _HOLDER)])
+        key_type = preferred(client.resolve(wish.node).key_types)
+        return issue_with_new_key(client.issue, replace(wish, key_type=key_type))
+    (answer,) = client.issue([SigningRequest(wish.node, csr, wish.ttl, wish.holder, wish.dns_names)])
     if isinstance(answer, MeshcaError):
         raise answer
     return None, answer
@@ -70,12 +78,14 @@ def _read_csr(path: Path) -> bytes:
     except OSError as error:
         raise NotFoundError(f"cannot read it: {error.strerror}", field="--csr", value=str(path)) from error
     if len(content) > _LARGEST_CSR:
-        raise InvalidInputError("is larger than 64 KiB", field="--csr", value=str(path))
+        raise InvalidInputError("is larger than 64 KiB", field="--csr", value=str(path), remedy=_MAKE_ONE)
     try:
         load = x509.load_pem_x509_csr if b"-----BEGIN" in content else x509.load_der_x509_csr
         return load(content).public_bytes(Encoding.DER)
     except ValueError as error:
-        raise InvalidInputError("is no certificate signing request", field="--csr", value=str(path)) from error
+        raise InvalidInputError(
+            "is no certificate signing request", field="--csr", value=str(path), remedy=_MAKE_ONE
+        ) from error
 
 
 def _require_no_other_key(path: Path, csr: bytes) -> None:
@@ -95,9 +105,14 @@ def _require_no_other_key(path: Path, csr: bytes) -> None:
 
 
 def _document(issued: Issued, certificate: str, key: str | None, bundle: str) -> dict[str, object]:
+    from meshca.drop.material import certificate_ders
+    from meshca.x509.chain import dns_names
+
+    names = list(dns_names(certificate_ders(issued.chain)[0]))
     return {
         "serial": issued.serial,
         "spiffe_id": issued.spiffe_id,
+        **({"dns_names": names} if names else {}),
         "not_before": rfc3339(issued.not_before),
         "not_after": rfc3339(issued.not_after),
         "files": {"certificate": certificate, "private_key": key, "bundle": bundle},

@@ -33,6 +33,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "init": Entry("init", "Create a home: root, issuing CA, ledger."),
         "serve": Entry("serve", "Run the server in the foreground."),
         "status": Entry("status", "Show whether the server is ready, and where it listens."),
+        "backup": Entry("backup", "Write all that the server is into one sealed file."),
+        "restore": Entry("backup", "Make a home, and fill its database, from a backup."),
+        "db": Entry("database", "Check and upgrade the database's schema."),
         "demo": Entry("demo_command", "Show meshca at work with real Envoys."),
     },
     "Mesh and policy": {
@@ -54,11 +57,14 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "verify": Entry("verify", "Say whether a certificate is good, and for whom."),
         "revoke": Entry("revoke", "Revoke a certificate, or all of a node's and suspend it."),
         "resume": Entry("revoke", "Let a suspended node have certificates again."),
+        "freeze": Entry("freeze", "Issue nothing to anybody from now on."),
+        "unfreeze": Entry("freeze", "Issue certificates again."),
         "rotate": Entry("rotate", "Replace certificates before their time."),
     },
     "Trust": {
-        "ca": Entry("trust", "Look at the certificate authorities."),
+        "ca": Entry("trust", "Look at the certificate authorities, and bring chains."),
         "bundle": Entry("trust", "Print the trust bundle."),
+        "keys": Entry("keys", "Change the passphrase of sealed keys."),
     },
     "Envoy": {
         "envoy": Entry("envoy", "Bootstrap, list and render Envoys."),
@@ -122,7 +128,8 @@ class LazyGroup(click.Group):
 def _failure(ctx: click.Context, message: str) -> click.ClickException:
     from meshca.cli.output import printable
 
-    return CommandFailure(printable(message), ctx.ensure_object(Settings).error_code)
+    # A finding without a place in a file starts with its severity, which click says already.
+    return CommandFailure(printable(message.removeprefix("error: ")), ctx.ensure_object(Settings).error_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

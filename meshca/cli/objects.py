@@ -12,13 +12,14 @@ _COLUMNS = ("kind", "mesh", "name", "parent")
 
 
 @click.command("get", cls=Command, short_help="Print mesh objects as App Mesh envelopes.")
-@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("kind", metavar="[KIND]", type=click.Choice(KINDS), required=False)
 @click.argument("name", required=False)
 @click.option("--mesh", default="", metavar="M", help="Only this mesh's.")
 @pass_settings
 def get_command(settings: Settings, kind: str | None, name: str | None, mesh: str) -> None:
     """Print mesh objects as App Mesh envelopes.
 
+    KIND is mesh, virtualNode, virtualService, virtualRouter, route, virtualGateway or gatewayRoute.
     NAME of a route is [ROUTER/]NAME, of a gateway route [GATEWAY/]NAME.
     """
     parent, child = split_name(kind or "", name or "")
@@ -33,13 +34,14 @@ def get_command(settings: Settings, kind: str | None, name: str | None, mesh: st
 
 
 @click.command("delete", cls=Command, short_help="Delete one mesh object.")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
 @click.argument("name")
 @click.option("--mesh", default="", metavar="M", help="Its mesh, where the name is in several.")
 @pass_settings
 def delete_command(settings: Settings, kind: str, name: str, mesh: str) -> None:
     """Delete one mesh object that nothing refers to.
 
+    KIND is mesh, virtualNode, virtualService, virtualRouter, route, virtualGateway or gatewayRoute.
     NAME of a route is [ROUTER/]NAME, of a gateway route [GATEWAY/]NAME.
     """
     parent, child = split_name(kind, name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import click
 
@@ -24,4 +25,39 @@ class Duration(click.ParamType[timedelta, str]):
             self.fail(str(error), param, ctx)
 
 
+class Moment(click.ParamType[datetime, str]):
+    """A moment: RFC 3339 (`2026-11-25T12:00:00Z`), a date (its beginning in UTC), or how long ago (`36h`)."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read a moment; anything else is a usage error."""
+        if isinstance(value, datetime):
+            return value
+        text = str(value)
+        try:
+            return datetime.now(UTC) - parse_duration(text)
+        except (LifetimeError, OverflowError):
+            pass
+        try:
+            found = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(
+                f"{text!r} is no time: write 2026-11-25T12:00:00Z, 2026-11-25, or 36h for 36 hours ago", param, ctx
+            )
+        if found.tzinfo is None:
+            if len(text) > len("2026-11-25"):
+                self.fail(f"{text!r} has no zone: end it with Z for UTC", param, ctx)
+            return found.replace(tzinfo=UTC)
+        return found
+
+
 DURATION = Duration()
+
+
+def preferred(key_types: Sequence[str]) -> str:
+    """Return the key type that a server prefers for a node's certificates."""
+    return key_types[0] if key_types else "ec-p256"
+
+
+MOMENT = Moment()

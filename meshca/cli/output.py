@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,23 @@ def show(form: str, document: object, *, columns: Sequence[str] = (), text: str 
         print_line(printable(text).rstrip("\n"))
     else:
         _show_table(document, columns)
+
+
+def show_stream(form: str, rows: Iterable[Mapping[str, object]], *, columns: Sequence[str] = ()) -> None:
+    """Write a list as ``show`` does, but JSON and YAML row by row, so that a long one is never whole in memory."""
+    if form == "table":
+        _show_rows(list(rows), columns)
+        return
+    empty = True
+    for row in rows:
+        if form == "json":
+            sys.stdout.write("[\n" if empty else ",\n")
+            sys.stdout.write(textwrap.indent(json.dumps(row, indent=2), "  "))
+        else:
+            sys.stdout.write(_yaml([row]))
+        empty = False
+    end = {("json", True): "[]\n", ("json", False): "\n]\n", ("yaml", True): "[]\n"}
+    sys.stdout.write(end.get((form, empty), ""))
 
 
 def show_event(form: str, document: Mapping[str, object], text: str) -> None:

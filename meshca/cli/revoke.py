@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import click
@@ -10,8 +11,10 @@ from meshca.authority.reasons import REASONS, UNSPECIFIED
 from meshca.cli.command import Command, Settings, connect, pass_settings
 from meshca.cli.output import show, warn
 from meshca.client.values import Revoked
+from meshca.errors import InvalidInputError
 
 _PATIENCE = timedelta(seconds=30)
+_HEX = re.compile("[0-9a-f]+")
 
 
 @click.command("revoke", cls=Command, short_help="Revoke a certificate, or all of a node's and suspend it.")
@@ -24,6 +27,13 @@ def revoke_command(settings: Settings, serial: str | None, node: str | None, rea
     """Revoke one certificate (its holder gets a new key at once), or with --node all of a node's and suspend it."""
     if (serial is None) == (node is None):
         raise click.UsageError("give a SERIAL or --node NODE, and not both")
+    if serial is not None and not _HEX.fullmatch(serial):
+        raise InvalidInputError(
+            "a serial is lower-case hex",
+            field="SERIAL",
+            value=serial,
+            remedy="copy it from `meshca certs`, or name a node with --node",
+        )
     with connect(settings) as client:
         revoked = client.revoke(serial or "", node=node or "", reason=reason, wait=_PATIENCE if wait else None)
     if wait and revoked.acknowledged < revoked.notified:

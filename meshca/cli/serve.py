@@ -3,6 +3,7 @@
 The rules this module keeps:
 - What is on the command line stands above what is in `meshca.toml`.
 - Log lines go to stderr: JSON, or coloured lines on a terminal. Fields that are named like a secret are dropped.
+- A log line that cannot be written (full disk) is lost; whoever wrote it goes on.
 - The passphrase is taken out of the environment once it has been read.
 """
 
@@ -12,9 +13,10 @@ import os
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -38,13 +40,16 @@ def serve_command(settings: Settings, grpc: str | None, http: str | None, passph
     """Run the server in the foreground until SIGTERM or Ctrl-C."""
     from meshca.cli.passphrases import sources
     from meshca.keys import passphrase
+    from meshca.keys.files import KeyFolder
     from meshca.server.home import Home
     from meshca.server.run import serve
 
     home = Home.at(settings.home)
     home.require_initialised()
     config = _config(home, grpc, http)
-    found = passphrase.find(sources(home.path, passphrase_file))
+    sealed = config.seals_keys or not KeyFolder(home.keys).is_empty  # else all keys are in OpenBao or an HSM
+    where = sources(home.path, passphrase_file)
+    secret = passphrase.find(where).again(where) if sealed else lambda: b""
     os.environ.pop(passphrase.VARIABLE, None)
     log_to_stderr()
 
@@ -53,7 +58,7 @@ def serve_command(settings: Settings, grpc: str | None, http: str | None, passph
         if settings.output != "table":
             show_event(settings.output, document, "")
 
-    serve(home, config, found.value, ready)
+    serve(home, config, secret, ready)
 
 
 def log_to_stderr() -> None:
@@ -70,9 +75,24 @@ def log_to_stderr() -> None:
             drop_secrets,
             *(for_people if sys.stderr.isatty() else for_programs),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
+
+
+class _Unfailing:
+    """A stream for log lines: one that a full disk or a closed pipe does not take is lost, and nothing else is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def drop_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

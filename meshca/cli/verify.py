@@ -8,9 +8,10 @@ The rules this module keeps:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -46,8 +47,10 @@ def verify_command(settings: Settings, certificate: Path, role: str | None, node
         spiffe_id, reasons = _check(chain, trust)
         if spiffe_id and not reasons and role and node:
             reasons = _ask_policy(client, spiffe_id, role, node)
-    document = {"valid": not reasons, "spiffe_id": spiffe_id, "reasons": reasons}
-    show(settings.output, document, text=_text(not reasons, spiffe_id, reasons))
+    document: dict[str, Any] = {"valid": not reasons, "spiffe_id": spiffe_id, "reasons": reasons}
+    if names := _dns_names(chain):
+        document["dns_names"] = names
+    show(settings.output, document, text=_text(document))
     raise click.exceptions.Exit(1 if reasons else 0)
 
 
@@ -56,14 +59,25 @@ def _check(chain: list[bytes], trust: Trust) -> tuple[str | None, list[str]]:
     from cryptography import x509
 
     from meshca.drop.material import certificate_ders, crl_ders
-    from meshca.x509.chain import ChainError, verify_svid
+    from meshca.x509.chain import ChainError, crls_of, verify_svid
 
+    crls = crls_of(crl_ders(trust.crl), leaf_crl_only=trust.leaf_crl_only)
     leaf, *intermediates = chain
     try:
-        found = verify_svid(leaf, intermediates, certificate_ders(trust.bundle), crl_ders(trust.crl), datetime.now(UTC))
+        found = verify_svid(leaf, intermediates, certificate_ders(trust.bundle), crls, datetime.now(UTC))
     except ChainError as error:
         return _claimed_id(x509.load_der_x509_certificate(leaf)), list(error.reasons)
     return str(found), []
+
+
+def _dns_names(chain: list[bytes]) -> list[str]:
+    """Return the DNS names of the leaf, for show: they identify nobody."""
+    from meshca.x509.chain import ChainError, dns_names
+
+    try:
+        return list(dns_names(chain[0]))
+    except ChainError:
+        return []  # `_check` says what is wrong with it
 
 
 def _claimed_id(leaf: x509.Certificate) -> str | None:
@@ -117,7 +131,7 @@ def _read_chain(path: Path) -> list[bytes]:
     return [certificate.public_bytes(Encoding.DER) for certificate in found]
 
 
-def _text(valid: bool, spiffe_id: str | None, reasons: list[str]) -> str:
-    return "\n".join(
-        [f"{'good' if valid else 'not good'}: {spiffe_id or 'no SPIFFE ID'}", *(f"  {r}" for r in reasons)]
-    )
+def _text(document: Mapping[str, Any]) -> str:
+    lines = [f"{'good' if document['valid'] else 'not good'}: {document['spiffe_id'] or 'no SPIFFE ID'}"]
+    lines += [f"  DNS name {name}" for name in document.get("dns_names", ())]
+    return "\n".join([*lines, *(f"  {reason}" for reason in document["reasons"])])

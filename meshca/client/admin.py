@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,14 +24,21 @@ from meshca.client.values import (
     AuditRecord,
     AuditVerification,
     Authorities,
+    BackupSummary,
+    CaRequest,
+    CertificatePage,
+    CertificateQuery,
     CertificateRecord,
     Decision,
     Envelope,
+    ImportedChain,
     Issued,
+    KeptCheckpoints,
     Node,
     Registration,
     Rendered,
     Revoked,
+    RotationProgress,
     SigningRequest,
     Status,
     Stream,
@@ -52,6 +59,8 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _DEADLINE = 60.0
+# For what reads the whole database.
+_LONG = 3600.0
 
 
 class AdminClient:
@@ -102,7 +111,7 @@ class AdminClient:
     def resolve(self, node: str) -> Node:
         """Return what a NODE of the command line stands for."""
         reply = self._call(self._stub.Resolve, pb.ResolveRequest(node=node))
-        return Node(node_id=reply.node_id, spiffe_id=reply.spiffe_id)
+        return Node(node_id=reply.node_id, spiffe_id=reply.spiffe_id, key_types=tuple(reply.key_types))
 
     # ---- registrations
 
@@ -147,8 +156,29 @@ class AdminClient:
 
     def certificates(self, *, node: str = "", state: str = "", serial: str = "") -> list[CertificateRecord]:
         """Return the ledger's certificates, expired ones included."""
-        request = pb.CertificatesRequest(node=node, state=state, serial=serial)
-        return [convert.certificate_record(row) for row in self._call(self._stub.Certificates, request).certificates]
+        return list(self.each_certificate(CertificateQuery(node, state, serial)))
+
+    def each_certificate(self, wanted: CertificateQuery) -> Iterator[CertificateRecord]:
+        """Yield all that the query admits, oldest first; as many as a page has are in memory at a time."""
+        after = ""
+        while True:
+            page = self.certificate_page(wanted, 0, after)
+            yield from page.records
+            if not (after := page.after):
+                return
+
+    def certificate_page(self, wanted: CertificateQuery, size: int, after: str = "") -> CertificatePage:
+        """Return at most ``size`` certificates (0: as many as a page may have) that come after a serial."""
+        request = convert.certificates_request(wanted, size, after)
+        return convert.certificate_page(self._call(self._stub.Certificates, request))
+
+    def freeze(self, reason: str = "") -> datetime:
+        """Let nothing be issued any more; return since when."""
+        return convert.moment(self._call(self._stub.Freeze, pb.FreezeRequest(reason=reason)).since)
+
+    def unfreeze(self) -> None:
+        """Let certificates be issued again."""
+        self._call(self._stub.Unfreeze, pb.UnfreezeRequest())
 
     def rotate_leaf(self, node: str) -> int:
         """Give every live stream of a node a new key and leaf; return how many streams that are."""
@@ -159,6 +189,30 @@ class AdminClient:
     def authorities(self) -> Authorities:
         """Return all CAs."""
         return convert.authorities(self._call(self._stub.ShowAuthorities, pb.ShowAuthoritiesRequest()))
+
+    def rotate_authority(self, role: str) -> str:
+        """Replace the ``root`` or the ``issuing`` CA before its time; return its successor's id."""
+        return str(self._call(self._stub.RotateAuthority, pb.RotateAuthorityRequest(role=role)).id)
+
+    def watch_rotation(self, ca_id: str) -> Iterator[RotationProgress]:
+        """Yield how far a CA has come until it signs; after a root, the issuing CA below it."""
+        try:
+            for message in self._stub.WatchRotation(pb.WatchRotationRequest(id=ca_id)):
+                yield convert.rotation_progress(message)
+        except grpc.RpcError as error:
+            raise self._ours(error) from error
+
+    def taint_authority(self, ca_id: str) -> tuple[str, ...]:
+        """Mark a CA and all below it as believed stolen; return those that were not yet."""
+        return tuple(self._call(self._stub.TaintAuthority, pb.TaintAuthorityRequest(id=ca_id)).ids)
+
+    def ca_request(self) -> CaRequest:
+        """Return the request for the next issuing CA's certificate, which is made where none is pending."""
+        return convert.ca_request(self._call(self._stub.CaRequest, pb.CaRequestRequest()))
+
+    def import_chain(self, chain: bytes, crls: Sequence[bytes] = ()) -> ImportedChain:
+        """Bring a chain (PEM, the issuing CA first, the root last) that answers the request, or CRLs, or both."""
+        return convert.imported_chain(self._call(self._stub.ImportChain, pb.ImportChainRequest(chain=chain, crls=crls)))
 
     def bundle(self, form: str = "pem") -> bytes:
         """Return the trust bundle as ``pem``, ``spiffe`` or ``jwks``."""
@@ -176,9 +230,9 @@ class AdminClient:
         except grpc.RpcError as error:
             raise self._ours(error) from error
 
-    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int) -> None:
-        """Say that a holder has put a trust generation in force (a drop: once its command has succeeded)."""
-        request = pb.AcknowledgeTrustRequest(holder=holder, spiffe_id=spiffe_id, generation=generation)
+    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int, serial: str = "") -> None:
+        """Say that a holder has put a trust generation and this leaf in force (a drop: once its command succeeded)."""
+        request = pb.AcknowledgeTrustRequest(holder=holder, spiffe_id=spiffe_id, generation=generation, serial=serial)
         self._call(self._stub.AcknowledgeTrust, request)
 
     # ---- Envoys
@@ -198,11 +252,37 @@ class AdminClient:
         reply = self._call(self._stub.AuditTail, pb.AuditTailRequest(count=count))
         return [convert.audit_record(row) for row in reply.records]
 
-    def audit_verify(self) -> AuditVerification:
-        """Recompute the audit chains and compare them with their checkpoints."""
-        return convert.audit_verification(self._call(self._stub.AuditVerify, pb.AuditVerifyRequest()))
+    def audit_verify(self, kept: Sequence[KeptCheckpoints] = ()) -> AuditVerification:
+        """Recompute the audit chains and compare them with their checkpoints, and with those that were kept."""
+        messages = [pb.KeptCheckpoints(name=one.name, content=one.content) for one in kept]
+        request = pb.AuditVerifyRequest(kept=messages)
+        return convert.audit_verification(self._call(self._stub.AuditVerify, request, _LONG))
+
+    def audit_export(self, since: datetime | None = None) -> Iterator[AuditRecord]:
+        """Yield every record, by writer and number."""
+        request = pb.AuditExportRequest()
+        if since is not None:
+            request.since.FromDatetime(since)
+        for reply in self._stream(self._stub.AuditExport, request):
+            yield from map(convert.audit_record, reply.records)
+
+    # ---- backup
+
+    def backup(self, passphrase: bytes = b"") -> Iterator[bytes | BackupSummary]:
+        """Yield the pieces of a sealed backup, and at the end what it holds."""
+        for reply in self._stream(self._stub.Backup, pb.BackupRequest(passphrase=passphrase)):
+            yield convert.backup_summary(reply.summary) if reply.HasField("summary") else reply.data
 
     # ---- one way out
+
+    def _stream(self, method: Callable[..., Any], request: object) -> Iterator[Any]:
+        call = method(request, timeout=_LONG)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._ours(error) from error
+        finally:
+            call.cancel()
 
     def _call(self, method: Callable[..., Any], request: object, longer: float = 0.0) -> Any:
         try:

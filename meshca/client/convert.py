@@ -54,7 +54,7 @@ def registration(message: Any) -> values.Registration:
 
 def signing_request(request: values.SigningRequest) -> Any:
     """SigningRequest."""
-    message = pb.SigningRequest(node=request.node, csr=request.csr, holder=request.holder)
+    message = pb.SigningRequest(node=request.node, csr=request.csr, holder=request.holder, dns_names=request.dns_names)
     if request.ttl is not None:
         message.ttl.FromTimedelta(request.ttl)
     return message
@@ -87,6 +87,29 @@ def revoked(reply: Any) -> values.Revoked:
     )
 
 
+def certificates_request(wanted: values.CertificateQuery, size: int, after: str) -> Any:
+    """CertificatesRequest."""
+    message = pb.CertificatesRequest(
+        node=wanted.node,
+        state=wanted.state,
+        serial=wanted.serial,
+        issuer=wanted.issuer,
+        archived=wanted.archived,
+        page_size=size,
+        page_token=after,
+    )
+    if wanted.since is not None:
+        message.since.FromDatetime(wanted.since)
+    if wanted.until is not None:
+        message.until.FromDatetime(wanted.until)
+    return message
+
+
+def certificate_page(reply: Any) -> values.CertificatePage:
+    """CertificatesReply."""
+    return values.CertificatePage(tuple(map(certificate_record, reply.certificates)), reply.next_page_token)
+
+
 def certificate_record(row: Any) -> values.CertificateRecord:
     """CertificateRecord."""
     return values.CertificateRecord(
@@ -103,7 +126,8 @@ def certificate_record(row: Any) -> values.CertificateRecord:
 
 def authorities(reply: Any) -> values.Authorities:
     """ShowAuthoritiesReply."""
-    return values.Authorities(tuple(map(_authority, reply.roots)), tuple(map(_authority, reply.issuing)))
+    kinds = (reply.roots, reply.issuing, reply.intermediates)
+    return values.Authorities(*(tuple(map(_authority, kind)) for kind in kinds))
 
 
 def _authority(message: Any) -> values.Authority:
@@ -113,12 +137,46 @@ def _authority(message: Any) -> values.Authority:
         not_after=moment(message.not_after),
         generation=message.generation,
         waiting_for=tuple(message.waiting_for),
+        activate_at=moment(message.activate_at) if message.HasField("activate_at") else None,
+        deadline=moment(message.deadline) if message.HasField("deadline") else None,
+        tainted=message.tainted,
+        parent=message.parent,
+        key=message.key,
     )
+
+
+def rotation_progress(message: Any) -> values.RotationProgress:
+    """RotationProgress."""
+    return values.RotationProgress(
+        id=message.id,
+        role=message.role,
+        state=message.state,
+        holders=message.holders,
+        waiting_for=tuple(message.waiting_for),
+        deadline=moment(message.deadline) if message.HasField("deadline") else None,
+    )
+
+
+def ca_request(reply: Any) -> values.CaRequest:
+    """Request for an issuing CA's certificate."""
+    return values.CaRequest(reply.id, reply.csr, moment(reply.created_at), reply.is_new)
+
+
+def imported_chain(reply: Any) -> values.ImportedChain:
+    """What an import brought."""
+    return values.ImportedChain(reply.id, reply.parent, tuple(reply.warnings))
 
 
 def trust(message: Any) -> values.Trust:
     """Trust."""
-    return values.Trust(message.generation, message.bundle, message.crl, tuple(message.revoked), message.suspended)
+    return values.Trust(
+        generation=message.generation,
+        bundle=message.bundle,
+        crl=message.crl,
+        revoked=tuple(message.revoked),
+        suspended=message.suspended,
+        leaf_crl_only=message.leaf_crl_only,
+    )
 
 
 def stream(row: Any) -> values.Stream:
@@ -151,9 +209,20 @@ def audit_record(row: Any) -> values.AuditRecord:
         outcome=row.outcome,
         reason=row.reason,
         hash=row.hash,
+        previous=row.previous,
     )
 
 
 def audit_verification(reply: Any) -> values.AuditVerification:
     """AuditVerifyReply."""
     return values.AuditVerification(reply.intact, reply.records, tuple(reply.findings))
+
+
+def backup_summary(message: Any) -> values.BackupSummary:
+    """BackupSummary."""
+    return values.BackupSummary(
+        made_at=moment(message.made_at),
+        rows=message.rows,
+        sealed_keys=message.sealed_keys,
+        keys_elsewhere=tuple(message.keys_elsewhere),
+    )

@@ -47,6 +47,7 @@ class Secrets:
     key: bytes = field(repr=False)
     bundle: bytes = field(repr=False)
     crl: bytes = field(repr=False)
+    leaf_crl_only: bool = False
 
 
 class SdsClient:
@@ -121,6 +122,7 @@ class SdsClient:
             key=svid.tls_certificate.private_key.inline_bytes,
             bundle=roots.validation_context.trusted_ca.inline_bytes,
             crl=roots.validation_context.crl.inline_bytes,
+            leaf_crl_only=roots.validation_context.only_verify_leaf_cert_crl,
         )
 
     def _ours(self, error: Any) -> Exception:

@@ -80,10 +80,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a NODE of the command line stands for."""
+    """What a NODE of the command line stands for; ``key_types`` are those its certificates may have."""
 
     node_id: str
     spiffe_id: str
+    key_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class SigningRequest:
     csr: bytes
     ttl: timedelta | None = None
     holder: str = "issue"
+    dns_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,22 @@ class Revoked:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateQuery:
+    """Which certificates to list, oldest first; an empty field does not narrow.
+
+    ``since`` and ``until`` bound the time of creation; ``archived`` lists the archive in place of the ledger.
+    """
+
+    node: str = ""
+    state: str = ""
+    serial: str = ""
+    issuer: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    archived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateRecord:
     """One row of the ledger."""
 
@@ -145,6 +163,14 @@ class CertificateRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatePage:
+    """Some rows of the ledger; ``after`` is where the next page begins, empty on the last."""
+
+    records: tuple[CertificateRecord, ...]
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
     """One CA: prepared, active or old."""
 
@@ -153,14 +179,51 @@ class Authority:
     not_after: datetime
     generation: int
     waiting_for: tuple[str, ...] = ()
+    activate_at: datetime | None = None  # of one that is prepared
+    deadline: datetime | None = None  # until when it waits
+    tainted: bool = False
+    parent: str = ""
+    key: str = ""  # where its key is; empty: an upstream's
 
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """All CAs of the trust domain."""
+    """All CAs of the trust domain; ``intermediates`` are an upstream's, between its root and the issuing CA."""
 
     roots: tuple[Authority, ...]
     issuing: tuple[Authority, ...]
+    intermediates: tuple[Authority, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RotationProgress:
+    """How far a CA has come: ``waiting_for`` of ``holders`` have not acknowledged it."""
+
+    id: str
+    role: str
+    state: str
+    holders: int
+    waiting_for: tuple[str, ...] = ()
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaRequest:
+    """A request (PEM) for an issuing CA's certificate that waits for its chain."""
+
+    id: str
+    csr: bytes = field(repr=False)
+    created_at: datetime
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedChain:
+    """What an import brought; ``id`` empty: CRLs alone."""
+
+    id: str
+    parent: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +235,7 @@ class Trust:
     crl: bytes = field(repr=False)
     revoked: tuple[str, ...] = ()
     suspended: bool = False
+    leaf_crl_only: bool = False  # some CA of an upstream has no usable CRL: only leaves can be looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +281,15 @@ class AuditRecord:
     outcome: str
     reason: str
     hash: str
+    previous: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCheckpoints:
+    """Checkpoints that somebody kept: the text of a checkpoint file, or lines of a server's log."""
+
+    name: str
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,3 +299,13 @@ class AuditVerification:
     intact: bool
     records: int
     findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSummary:
+    """What a backup holds; ``keys_elsewhere`` are references to keys that it does not hold."""
+
+    made_at: datetime
+    rows: int
+    sealed_keys: int
+    keys_elsewhere: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Validation contexts, shared between all streams that are to have the same one.
 
-Rules: a context's version follows from what it means (name, bundle, CRLs, SANs) and is the same after a restart, so
-that a reconnecting Envoy that has it is sent nothing; nobody admitted is ``/meshca/nobody``, never an empty list; the
-cache is bounded by bytes, for each context carries its CRLs.
+Rules: a context's version follows from what it means (name, bundle, CRLs and how they are used, SANs) and is the same
+after a restart, so that a reconnecting Envoy that has it is sent nothing; nobody admitted is ``/meshca/nobody``, never
+an empty list; the cache is bounded by bytes, for each context carries its CRLs.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Contexts:
         Raises:
             UnsafeSecretError: An Envoy would take it and then admit the wrong peers, or none.
         """
+        trust = trust.at(self._clock.now())
         return self._cached(wanted, trust, lambda: self._body(wanted, trust, b""))
 
     def validator(self, name: str, trust: Trust) -> Resource:
@@ -60,14 +61,14 @@ class Contexts:
 
     def reworded(self, wanted: Wanted, trust: Trust, note: bytes, version: str) -> Resource:
         """Return the same context in other bytes; ``note`` is text after the last PEM block."""
-        return Resource(SDS, wanted.name, version, self._body(wanted, trust, note))
+        return Resource(SDS, wanted.name, version, self._body(wanted, trust.at(self._clock.now()), note))
 
     def _body(self, wanted: Wanted, trust: Trust, note: bytes) -> bytes:
-        now, bundle = self._clock.now(), trust.bundle_pem + note
+        now, anchors = self._clock.now(), secrets.Anchors(trust.bundle_pem + note, trust.crl_pem, trust.leaf_crl_only)
         if wanted.admitted is None:
-            return secrets.roots_context(wanted.name, bundle, trust.crl_pem, now=now)
+            return secrets.roots_context(wanted.name, anchors, now=now)
         sans = [str(spiffe_id) for spiffe_id in wanted.admitted or self._nobody]
-        return secrets.validation_context(wanted.name, bundle, trust.crl_pem, sans, now=now)
+        return secrets.validation_context(wanted.name, anchors, sans, now=now)
 
     def _cached(self, wanted: Wanted, trust: Trust, make: Callable[[], bytes]) -> Resource:
         key = (self._digest(trust), wanted)
@@ -84,7 +85,8 @@ class Contexts:
 
     def _digest(self, trust: Trust) -> str:
         if trust is not self._trust:
-            content = hashlib.sha256(hashlib.sha256(trust.bundle_pem).digest() + hashlib.sha256(trust.crl_pem).digest())
+            parts = (trust.bundle_pem, trust.crl_pem, b"leaf" if trust.leaf_crl_only else b"")
+            content = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts if part))
             self._trust, self._trust_digest = trust, content.hexdigest()
         return self._trust_digest
 

@@ -17,7 +17,7 @@ from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
-from meshca.delivery.ports import Attestor, Clock, Issuing, Journal
+from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshca.delivery.view import LiveView
 
 _COUNTING = 0.01
+_REPLACED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Desk:
         """Put a snapshot in force."""
         change = difference(self.snapshot, snapshot)
         self.snapshot = snapshot
+        self.replace_tainted()
         self.generated.forget(change.nodes)
         for view in self._views():
             view.moved(change)
@@ -112,6 +114,12 @@ class Desk:
         """Give every stream of an identity a new leaf; return how many streams that are."""
         self.leaves.rotate(spiffe_id)
         return sum(view.holds(spiffe_id) for view in self._views())
+
+    def replace_tainted(self) -> None:
+        """Replace leaves of CAs that are believed stolen, so many at a time; called again until there are none."""
+        trust = self.snapshot.trust
+        if trust.tainted and trust.signing is not None and trust.signing.id not in trust.tainted:
+            self.leaves.replace(trust.tainted, _REPLACED_AT_ONCE)
 
     def drain(self) -> None:
         """Take no more streams and end those that are open."""
@@ -127,6 +135,11 @@ class Desk:
             holder = Holder(caller.process, told.node_id, spiffe_id)
             self.journal.trust_in_force(holder.name, spiffe_id, generation)
         self._acknowledged.set()
+
+    def leaf_in_force(self, told: LiveView, leaf: Leaf) -> None:
+        """Note that an Envoy has acknowledged a leaf."""
+        holder = Holder(told.caller.process, told.node_id, leaf.spiffe_id)
+        self.journal.leaf_in_force(holder.name, leaf.spiffe_id, leaf.issuer_id)
 
     def census(self, generation: int) -> Census:
         """Count the Envoys that hold trust."""

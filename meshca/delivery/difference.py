@@ -35,6 +35,7 @@ class Difference:
     callers: bool  # who is entitled to what may differ
     suspended: frozenset[SpiffeId]  # newly
     resumed: frozenset[SpiffeId]
+    thawed: bool  # certificates are issued again: whoever got none may have one now
 
 
 def difference(old: Snapshot, new: Snapshot) -> Difference:
@@ -46,11 +47,18 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
     nodes |= {key for scope in _scopes(old, new, _BACKEND) if (key := _node_of(scope.partition("|")[0], new.mesh))}
     return Difference(
         nodes=frozenset(nodes),
-        trust=old.trust.bundle_pem != new.trust.bundle_pem or old.trust.crl_pem != new.trust.crl_pem,
+        trust=_anchors(old) != _anchors(new),
         callers=old.registrations != new.registrations or old.mesh.identities.ids != new.mesh.identities.ids,
         suspended=new.suspended - old.suspended,
         resumed=old.suspended - new.suspended,
+        thawed=old.frozen is not None and new.frozen is None,
     )
+
+
+def _anchors(snapshot: Snapshot) -> tuple[bytes, bytes, bool]:
+    """Return what a validation context takes from trust."""
+    trust = snapshot.trust
+    return trust.bundle_pem, trust.crl_pem, trust.leaf_crl_only
 
 
 def _scopes(old: Snapshot, new: Snapshot, prefix: str) -> Iterator[str]:

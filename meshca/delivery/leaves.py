@@ -4,7 +4,8 @@ Rules kept here:
 - All streams of one Envoy, which is an attested process with a ``node.id``, share one leaf; no two share a key.
 - A leaf is renewed at half life ± 10 %, never late: once its time has come, nobody is given the old one as new.
 - A revoked leaf is forgotten at once, and a new one is made and pushed; for a suspended identity none is made.
-- A renewal that fails is tried again, with growing pauses, while the old leaf serves on.
+- A renewal that fails is tried again, with growing pauses, while the old leaf serves on: ours, or the one that the
+  holder says it has.
 - A leaf that nobody has asked about for a minute is forgotten, key and all.
 """
 
@@ -23,12 +24,13 @@ from meshca.attest.process import Process
 from meshca.delivery.ports import Clock, Issuing, Leaf
 from meshca.errors import MeshcaError
 from meshca.spiffe.id import SpiffeId
-from meshca.x509.plan import BACKDATING
 
 _log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _IDLE = timedelta(minutes=1)
+# A tick comes twelve times in a life, and half of a life is left when a leaf is due.
+_RENEWED_A_TICK, _SPREAD_OVER_TICKS = 50, 4
 # Only those that are revoked between their commit and their arrival here are looked for.
 _REMEMBERED_DEAD = 4096
 _NODE_DIGITS = 8
@@ -105,13 +107,15 @@ class Leaves:
         """
         slot = self._slots.setdefault(holder, _Slot(idle_since=self._clock.now()))
         if not slot.leaf and not slot.making and held:
-            await self._adopt(holder, slot, held)
+            await self._adopt(holder, slot, held, until=0.5)
         if slot.leaf and self._fresh(slot) and _sendable(slot.leaf, held):
             return slot.leaf
         try:
             # Shielded: a stream that goes away must not take the leaf from the others that wait for it.
             return await asyncio.shield(self._making(holder, slot))
         except MeshcaError:
+            if not slot.leaf and held:
+                await self._adopt(holder, slot, held, until=1.0)
             if slot.leaf and slot.leaf.not_after > self._clock.now() and _sendable(slot.leaf, held):
                 return slot.leaf
             raise
@@ -133,15 +137,33 @@ class Leaves:
             self._renew(holder)
         return len(holders)
 
+    def replace(self, issuers: Collection[str], most: int) -> None:
+        """Replace leaves of these CAs, at most so many at a time."""
+        making = sum(slot.making is not None for slot in self._slots.values())
+        for holder, slot in list(self._slots.items()):
+            if making >= most:
+                return
+            if slot.told and slot.leaf and slot.leaf.issuer_id in issuers and not slot.making:
+                self._renew(holder)
+                making += 1
+
     def tick(self) -> None:
-        """Renew what is due by the wall clock, whatever timers did meanwhile, and forget what is idle."""
+        """Renew what is due by the wall clock, whatever timers did meanwhile, and forget what is idle.
+
+        Where the clock was set forward all are due at once: those whose leaf still serves are spread over ticks.
+        """
         now = self._clock.now()
+        due: list[Holder] = []
         for holder, slot in list(self._slots.items()):
             if slot.idle_since and now - slot.idle_since >= _IDLE and not slot.making:
                 self._stop(slot)
                 del self._slots[holder]
             elif slot.told and slot.renew_at and slot.renew_at <= now and not slot.making:
-                self._renew(holder)
+                due.append(holder)
+        patient = [holder for holder in due if (leaf := self._slots[holder].leaf) and leaf.not_after > now]
+        at_once = max(_RENEWED_A_TICK, len(self._slots) // _SPREAD_OVER_TICKS)
+        for holder in [*(holder for holder in due if holder not in set(patient)), *patient[:at_once]]:
+            self._renew(holder)
 
     async def close(self) -> None:
         """Stop all timers; wait for what is being made."""
@@ -151,9 +173,10 @@ class Leaves:
         await asyncio.gather(*making, return_exceptions=True)
         self._slots.clear()
 
-    async def _adopt(self, holder: Holder, slot: _Slot, serial: str) -> None:
+    async def _adopt(self, holder: Holder, slot: _Slot, serial: str, *, until: float) -> None:
+        """Take over the leaf that a holder says it has, until so much of its life is over."""
         leaf = await self._issuing.held(serial, holder.spiffe_id, holder.name)
-        if leaf and not slot.leaf and not slot.making and self._clock.now() < _half_life(leaf):
+        if leaf and not slot.leaf and not slot.making and self._clock.now() < _part_of_life(leaf, until):
             self._put(holder, slot, leaf)
 
     def _fresh(self, slot: _Slot) -> bool:
@@ -219,14 +242,9 @@ class Leaves:
             slot.timer = None
 
 
-def _half_life(leaf: Leaf) -> datetime:
-    return _part_of_life(leaf, 0.5)
-
-
 def _part_of_life(leaf: Leaf, part: float) -> datetime:
     """Count from the signature, not from the back-dated start: a short life would be half over at once."""
-    signed_at = leaf.not_before + BACKDATING
-    return signed_at + (leaf.not_after - signed_at) * part
+    return leaf.signed_at + (leaf.not_after - leaf.signed_at) * part
 
 
 def _sendable(leaf: Leaf, held: str) -> bool:

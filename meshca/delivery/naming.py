@@ -48,11 +48,21 @@ def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLea
             return _leaf(name, caller.require_selected()[0], snapshot)
         case names.Svid(spiffe_id):
             if spiffe_id not in caller.entitled:
-                raise NotEntitledError("the caller is not entitled to this identity", field="name", value=name)
+                raise NotEntitledError(
+                    "the caller is not entitled to this identity",
+                    field="name",
+                    value=name,
+                    remedy="ask for `default`, or see `meshca registrations`",
+                )
             return _leaf(name, spiffe_id, snapshot)
         case names.Roots(domain):
             if domain not in (None, snapshot.trust_domain):
-                raise NotEntitledError("not our trust domain, nor federated with it", field="name", value=name)
+                raise NotEntitledError(
+                    "not our trust domain, nor federated with it",
+                    field="name",
+                    value=name,
+                    remedy=f"ask for `ROOTCA` or {snapshot.trust_domain.id}",
+                )
             return Wanted(name, _NOBODY if _is_suspended(caller, snapshot) else None)
         case names.All():
             return Wanted(name, _NOBODY) if _is_suspended(caller, snapshot) else WantedValidator(name)

@@ -13,14 +13,19 @@ from meshca.spiffe.id import SpiffeId
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A leaf; without ``key_pem`` it is one that its holder has and we no longer can send."""
+    """A leaf; without ``key_pem`` it is one that its holder has and we no longer can send.
+
+    Its life counts from ``signed_at``: ``not_before`` is back-dated, or its issuer's.
+    """
 
     serial: str
     spiffe_id: SpiffeId
     not_before: datetime
     not_after: datetime
+    signed_at: datetime
     chain_pem: bytes = field(default=b"", repr=False)
     key_pem: bytes = field(default=b"", repr=False)
+    issuer_id: str = ""
 
 
 class Clock(Protocol):
@@ -59,6 +64,9 @@ class Journal(Protocol):
 
     def trust_in_force(self, holder: str, spiffe_id: SpiffeId, generation: int) -> None:
         """Note that a holder has acknowledged all of this trust generation."""
+
+    def leaf_in_force(self, holder: str, spiffe_id: SpiffeId, issuer_id: str) -> None:
+        """Note that a holder has acknowledged a leaf of this CA."""
 
     def rejected(self, node: str, type_url: str, digests: Collection[str], message: str) -> None:
         """Note that an Envoy has NACKed contents."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from meshca.authority.records import Freeze
 from meshca.authority.trust import Trust
 from meshca.mesh.forest import MeshSet
 from meshca.mesh.identity import Identities
@@ -30,7 +31,7 @@ class MeshState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Meshes, trust, registrations, suspensions and drain epochs, as they are together."""
+    """Meshes, trust, registrations, suspensions, drain epochs and a freeze, as they are together."""
 
     trust_domain: TrustDomain
     mesh: MeshState
@@ -38,3 +39,4 @@ class Snapshot:
     registrations: tuple[Registration, ...] = ()
     suspended: frozenset[SpiffeId] = frozenset()
     epochs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    frozen: Freeze | None = None  # nothing is issued; what was issued is served on

@@ -2,7 +2,9 @@
 
 Rules kept here:
 - A key is released only after the process has been looked at again (``require_same``).
+- Who is entitled to nothing any more gets nothing any more, whatever is under way for it.
 - A suspended caller's dedicated SDS stream ends; on ADS its stream stays, no leaf is sent, its contexts are nobody.
+- While issuance is frozen a leaf that there is none of stays away until it thaws; the stream and its contexts go on.
 - What would stop or open an Envoy is not sent: the resource stays away and an alarm goes out (design §5).
 - A trust generation counts as in force once every context of the stream has been acknowledged under it.
 """
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshca.attest.process import Process, require_same
+from meshca.authority.freezing import FrozenError
 from meshca.delivery.callers import Caller, NotEntitledError, recognise
 from meshca.delivery.contexts import Wanted
 from meshca.delivery.difference import Difference
@@ -62,6 +65,7 @@ class LiveView:
         "_changes",
         "_dedicated",
         "_desk",
+        "_ended",
         "_memory",
         "_node_id",
         "_placement",
@@ -78,6 +82,7 @@ class LiveView:
         self._placement: Placement | None = None
         self._dedicated = dedicated
         self._changes = Changes()
+        self._ended: MeshcaError | None = None
         self._memory = _Memory()
         self.in_force = 0  # the trust generation that all contexts have acknowledged
 
@@ -120,12 +125,14 @@ class LiveView:
         self._memory.types.add(type_url)
         self._require_served()
         if type_url == SDS:
-            return await self._secrets(names, held)
+            found = await self._secrets(names, held)
+            self._require_served()  # again, for leaves take their time
+            return found
         _, node = self._caller.require_selected()
         placement = self._placement or placement_of({METADATA_KEY: self._told})
         self._placement = placement
-        found = self._desk.generated.get(node, placement, self._desk.snapshot).get(type_url, {})
-        return Found(found if names is None else {name: found[name] for name in names if name in found})
+        made = self._desk.generated.get(node, placement, self._desk.snapshot).get(type_url, {})
+        return Found(made if names is None else {name: made[name] for name in names if name in made})
 
     async def next_change(self) -> frozenset[str] | None:
         """Wait for the next change that may concern this stream."""
@@ -138,6 +145,8 @@ class LiveView:
         for name, resource in resources.items():
             if (sent := self._memory.contexts.get(name)) and sent.version == resource.version:
                 sent.acknowledged = sent.generation
+            if (leaf := self._memory.leaves.get(name)) and leaf.serial == resource.version:
+                self._desk.leaf_in_force(self, leaf)
         # Only those given out last: what the client no longer asks for stays behind at an older generation.
         newest = max((sent.generation for sent in self._memory.contexts.values()), default=0)
         latest = [sent for sent in self._memory.contexts.values() if sent.generation == newest]
@@ -189,7 +198,7 @@ class LiveView:
         mine = self._caller.entitled
         if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
             self._changes.mark(None)
-        elif change.trust:
+        elif change.trust or change.thawed:
             self._changes.mark((SDS,))
         try:
             self._require_served()
@@ -197,7 +206,8 @@ class LiveView:
             self._changes.fail(error)
 
     def end(self, error: MeshcaError) -> None:
-        """End the stream."""
+        """End the stream; nothing is given out any more."""
+        self._ended = error
         self._changes.fail(error)
 
     # ---- inside
@@ -211,7 +221,7 @@ class LiveView:
             caller = recognise(self._caller.process, self.node_id, self._desk.snapshot)
         except MeshcaError as error:
             self._desk.journal.refused(self._caller.actor, "attest", self.node_id, str(error))
-            self._changes.fail(error)
+            self.end(error)
             return False
         if caller != self._caller:
             self._caller = caller
@@ -219,6 +229,8 @@ class LiveView:
         return True
 
     def _require_served(self) -> None:
+        if self._ended:
+            raise self._ended
         if self._dedicated and self._caller.selected in self._desk.snapshot.suspended:
             raise NotEntitledError("the identity is suspended", value=self.spiffe_id, remedy="see meshca resume")
 
@@ -226,14 +238,17 @@ class LiveView:
         asked = all_names(self._caller, self._desk.snapshot) if names is None else names
         found: dict[str, Resource] = {}
         refused: dict[str, str] = {}
+        waiting: dict[str, str] = {}
         for name in sorted(asked):
             try:
                 found[name] = await self._secret(name, held.get(name, ""))
             except secrets.UnsafeSecretError as error:
                 self._desk.journal.unsafe(name, str(error))
+            except FrozenError as error:
+                waiting[name] = str(error)
             except (RefusedError, SecretNameError, IdentityError) as error:
                 refused[name] = str(error)
-        self._note_refused(refused)
+        self._note_refused({**refused, **waiting})
         return Found(found, refused)
 
     async def _secret(self, name: str, held: str) -> Resource:

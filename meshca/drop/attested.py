@@ -46,7 +46,12 @@ class AttestedSource:
         secrets = self._watch.take(0.0 if self._owed else seconds)
         if secrets is not None:
             self._owed = Material(
-                secrets.chain, pkcs8(secrets.key), secrets.bundle, secrets.crl, f"version {secrets.version}"
+                chain=secrets.chain,
+                key=pkcs8(secrets.key),
+                bundle=secrets.bundle,
+                crl=secrets.crl,
+                trust=f"version {secrets.version}",
+                leaf_crl_only=secrets.leaf_crl_only,
             )
         if self._owed is None:
             self._restart_if_stuck()

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from meshca.errors import MeshcaError
-from meshca.x509.chain import verify_svid
+from meshca.x509.chain import crls_of, verify_svid
 
 CERTIFICATE_FILE = "svid.pem"
 KEY_FILE = "svid_key.pem"
@@ -44,6 +44,7 @@ class Material:
     bundle: bytes = field(repr=False)
     crl: bytes = field(repr=False)
     trust: str = field(compare=False)  # which trust this is, in words
+    leaf_crl_only: bool = False  # some CA of an upstream has no usable CRL
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -77,7 +78,7 @@ class Material:
                 leaf.public_bytes(Encoding.DER),
                 [certificate.public_bytes(Encoding.DER) for certificate in intermediates],
                 certificate_ders(self.bundle),
-                crls,
+                crls_of(crls, leaf_crl_only=self.leaf_crl_only),
                 at,
             )
         except MeshcaError as error:

@@ -52,8 +52,8 @@ class TrustApi(Protocol):
     def issue(self, requests: Sequence[SigningRequest]) -> list[Issued | MeshcaError]:
         """Issue a batch."""
 
-    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int) -> None:
-        """Say that a generation is in force."""
+    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int, serial: str = "") -> None:
+        """Say that a generation, and a leaf, are in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +79,27 @@ class _Leaf:
     renew_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which certificate is wanted for a new key, and who will hold it."""
+
+    node: str
+    holder: str
+    ttl: timedelta | None = None
+    dns_names: tuple[str, ...] = ()
+    key_type: str = "ec-p256"
+
+
 class AdminSource:
     """Material from ``run/admin.sock``: own key, certificate by CSR, trust by watching."""
 
-    def __init__(self, api: TrustApi, node: str, spiffe_id: str, holder: str, renewal: Renewal) -> None:
+    def __init__(self, api: TrustApi, wish: Wish, spiffe_id: str, renewal: Renewal) -> None:
         self._api = api
-        self._node = node
+        self._wish = wish
         self._spiffe_id = spiffe_id
-        self._holder = holder
+        self._holder = wish.holder
         self._renewal = renewal
-        self._watch = Watch(lambda: api.watch_trust(holder, spiffe_id))
+        self._watch = Watch(lambda: api.watch_trust(wish.holder, spiffe_id))
         self._trust: Trust | None = None
         self._leaf: _Leaf | None = None
         self._given: Material | None = None
@@ -108,8 +119,9 @@ class AdminSource:
     def acknowledge(self) -> None:
         """Tell the server that this trust generation is in force here."""
         self._in_force = True
-        if self._trust is not None:
-            self._api.acknowledge_trust(self._holder, self._spiffe_id, self._trust.generation)
+        if self._trust is not None and self._leaf is not None:
+            serial = self._leaf.issued.serial
+            self._api.acknowledge_trust(self._holder, self._spiffe_id, self._trust.generation, serial)
 
     def _patience(self, seconds: float) -> float:
         if self._owing:
@@ -123,7 +135,14 @@ class AdminSource:
         if self._leaf is None or self._is_due(self._leaf, trust):
             self._leaf = self._new_leaf(trust)
         leaf = self._leaf
-        material = Material(leaf.issued.chain, leaf.key, trust.bundle, trust.crl, f"generation {trust.generation}")
+        material = Material(
+            chain=leaf.issued.chain,
+            key=leaf.key,
+            bundle=trust.bundle,
+            crl=trust.crl,
+            trust=f"generation {trust.generation}",
+            leaf_crl_only=trust.leaf_crl_only,
+        )
         if material == self._given:
             # Another generation with the same bytes: nothing to write, but the server waits for the answer.
             if self._in_force:
@@ -139,26 +158,24 @@ class AdminSource:
 
     def _new_leaf(self, trust: Trust) -> _Leaf:
         if trust.suspended:
-            raise RefusedError(f"{self._spiffe_id} is suspended", remedy=f"`meshca resume {self._node}` ends that")
-        key, issued = issue_with_new_key(self._api.issue, self._node, self._holder)
+            raise RefusedError(f"{self._spiffe_id} is suspended", remedy=f"`meshca resume {self._wish.node}` ends that")
+        key, issued = issue_with_new_key(self._api.issue, self._wish)
         return _Leaf(issued, key, self._renewal.at(issued))
 
 
 def issue_with_new_key(
-    issue: Callable[[Sequence[SigningRequest]], list[Issued | MeshcaError]],
-    node: str,
-    holder: str,
-    ttl: timedelta | None = None,
+    issue: Callable[[Sequence[SigningRequest]], list[Issued | MeshcaError]], wish: Wish
 ) -> tuple[bytes, Issued]:
-    """Make a P-256 key, have it certified, and return it as PKCS#8 beside its certificate.
+    """Make a key, have it certified, and return it as PKCS#8 beside its certificate.
 
     Raises:
         MeshcaError: the server's refusal.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP384R1() if wish.key_type == "ec-p384" else ec.SECP256R1())
     # Without names: what is certified is the identity that the server finds for NODE.
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    (answer,) = issue([SigningRequest(node, csr.public_bytes(Encoding.DER), ttl, holder)])
+    request = SigningRequest(wish.node, csr.public_bytes(Encoding.DER), wish.ttl, wish.holder, wish.dns_names)
+    (answer,) = issue([request])
     if isinstance(answer, MeshcaError):
         raise answer
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), answer

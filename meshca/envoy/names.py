@@ -97,7 +97,7 @@ def parse_secret_name(text: str) -> SecretName:
         raise SecretNameError(f"a secret name has at most {MAX_SECRET_NAME} characters", field="name", value=text)
     if text in _FIXED:
         return _FIXED[text]
-    if text.startswith(_SPIFFE_PREFIX):
+    if text.lower().startswith(_SPIFFE_PREFIX):
         named = SpiffeId.parse(text)
         return Svid(named) if named.path else Roots(named.trust_domain)
     if text.startswith(_CLIENT_PREFIX):

@@ -4,6 +4,8 @@ Rules kept here:
 - What Envoy acknowledges and must never be sent is refused (design: what real Envoy does): an empty context, an empty
   SAN list under a policy name, an expired or not yet valid leaf, a leaf without exactly one URI SAN, a CRL that is not
   PEM, is missing, expired or from the future. Envoy would let everybody in, or nobody.
+- Where an upstream's CA has no usable CRL, contexts say ``only_verify_leaf_cert_crl``: Envoy would refuse every chain
+  below that CA otherwise. Leaves are looked up all the same.
 - Bundle and CRLs are checked and encoded once for all contexts that share them: protobuf concatenates, so a context is
   its name, these bytes, and its SANs.
 - Bytes are what the deterministic serialiser of the real message gives (the tests compare them).
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
@@ -29,7 +31,7 @@ _KEY = b"PRIVATE KEY"
 # Field numbers of envoy.extensions.transport_sockets.tls.v3.
 _SECRET_NAME, _SECRET_CERTIFICATE, _SECRET_CONTEXT = 1, 2, 4
 _CERTIFICATE_CHAIN, _CERTIFICATE_KEY = 1, 2
-_CONTEXT_CA, _CONTEXT_CRL, _CONTEXT_CUSTOM, _CONTEXT_SANS = 1, 7, 12, 15
+_CONTEXT_CA, _CONTEXT_CRL, _CONTEXT_CUSTOM, _CONTEXT_LEAF_CRL, _CONTEXT_SANS = 1, 7, 12, 14, 15
 _SAN_TYPE, _SAN_MATCHER, _SAN_URI = 1, 2, 3
 _INLINE_BYTES = 2
 _EXACT = 1
@@ -55,9 +57,16 @@ def tls_certificate(name: str, chain_pem: bytes, key_pkcs8_pem: bytes, *, now: d
     return _named(name) + wire.message(_SECRET_CERTIFICATE, certificate)
 
 
-def validation_context(
-    name: str, bundle_pem: bytes, crl_pem: bytes, uri_sans: Collection[str], *, now: datetime
-) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What contexts trust: roots, CRLs, and whether some CA above the leaves' has no usable CRL."""
+
+    bundle_pem: bytes = field(repr=False)
+    crl_pem: bytes = field(repr=False)
+    leaf_crl_only: bool = False
+
+
+def validation_context(name: str, anchors: Anchors, uri_sans: Collection[str], *, now: datetime) -> bytes:
     """Return the Secret with a context that admits exactly these SPIFFE IDs.
 
     Raises:
@@ -65,16 +74,16 @@ def validation_context(
     """
     if isinstance(uri_sans, str) or not uri_sans:
         raise UnsafeSecretError("an empty SAN list admits any peer", field=name, remedy="send /meshca/nobody instead")
-    return _context(name, _usable_trust(name, bundle_pem, crl_pem, now), _sans(uri_sans))
+    return _context(name, _usable_trust(name, anchors, now), _sans(uri_sans))
 
 
-def roots_context(name: str, bundle_pem: bytes, crl_pem: bytes, *, now: datetime) -> bytes:
+def roots_context(name: str, anchors: Anchors, *, now: datetime) -> bytes:
     """Return the Secret with roots and CRLs alone, for names that promise no policy (``ROOTCA``, ``spiffe://<td>``).
 
     Raises:
         UnsafeSecretError: bundle or CRLs are unusable at ``now``.
     """
-    return _context(name, _usable_trust(name, bundle_pem, crl_pem, now), b"")
+    return _context(name, _usable_trust(name, anchors, now), b"")
 
 
 def all_context(name: str, bundles: Mapping[TrustDomain, bytes]) -> bytes:
@@ -96,38 +105,48 @@ class _Trust:
     """Checked and encoded bundle and CRLs, and the time within which the CRLs serve."""
 
     encoded: bytes
+    leaf_crl_only: bytes
     usable_from: datetime
     usable_until: datetime
 
 
 @functools.lru_cache(maxsize=64)
-def _trust(bundle_pem: bytes, crl_pem: bytes) -> _Trust:
+def _trust(anchors: Anchors) -> _Trust:
     """Check and encode once what many contexts share; bytes cache their hash, so a hit costs nothing."""
+    bundle_pem, crl_pem = anchors.bundle_pem, anchors.crl_pem
     roots = [_load_certificate("bundle", block) for block in _blocks("bundle", bundle_pem, _CERTIFICATE)]
     crls = [_load_crl(block) for block in _blocks("crl", crl_pem, _CRL)]
-    _require_crl_of_each(roots, crls)
+    if not anchors.leaf_crl_only:
+        _require_crl_of_each(roots, crls)
+    _require_one_of_each(crls)
+    encoded = wire.message(_CONTEXT_CA, _inline(bundle_pem)) + wire.message(_CONTEXT_CRL, _inline(crl_pem))
     return _Trust(
-        encoded=wire.message(_CONTEXT_CA, _inline(bundle_pem)) + wire.message(_CONTEXT_CRL, _inline(crl_pem)),
+        encoded=encoded,
+        leaf_crl_only=wire.number(_CONTEXT_LEAF_CRL, 1) if anchors.leaf_crl_only else b"",
         usable_from=max(crl.last_update_utc for crl in crls),
-        usable_until=min(_next_update(crl) for crl in crls),
+        usable_until=min(map(_next_update, crls)),
     )
 
 
-def _usable_trust(name: str, bundle_pem: bytes, crl_pem: bytes, now: datetime) -> bytes:
-    trust = _trust(bundle_pem, crl_pem)
+def _usable_trust(name: str, anchors: Anchors, now: datetime) -> _Trust:
+    trust = _trust(anchors)
     if not trust.usable_from <= now < trust.usable_until:
         raise UnsafeSecretError(
             f"its CRLs serve from {trust.usable_from} until {trust.usable_until}: every handshake would be refused",
             field=name,
         )
-    return trust.encoded
+    return trust
 
 
 def _require_crl_of_each(roots: list[x509.Certificate], crls: list[x509.CertificateRevocationList]) -> None:
-    """Each root has exactly one CRL, and no issuer key has two: Envoy would pick one and lose the other's entries."""
+    """Each root has exactly one CRL, or no handshake below it succeeds."""
     by_root = [sum(_issued_by(crl, root) for crl in crls) for root in roots]
     if any(count != 1 for count in by_root):
         raise UnsafeSecretError("a root without exactly one CRL: every handshake would be refused", field="crl")
+
+
+def _require_one_of_each(crls: list[x509.CertificateRevocationList]) -> None:
+    """No issuer key has two CRLs: Envoy would pick one and lose the other's entries."""
     issuers = [(crl.issuer.public_bytes(), _authority_key(crl)) for crl in crls]
     if len(set(issuers)) != len(issuers):
         raise UnsafeSecretError("two CRLs of one issuer key: entries of one would be lost", field="crl")
@@ -217,10 +236,10 @@ def _validator_domain(name: str, domain: TrustDomain, bundle_pem: bytes) -> byte
     return wire.message(1, wire.message(1, domain.name.encode()) + wire.message(2, _inline(bundle_pem)))
 
 
-def _context(name: str, trust: bytes, sans: bytes) -> bytes:
-    # One join: the large bytes are copied once into the answer.
-    head = wire.header(_SECRET_CONTEXT, len(trust) + len(sans))
-    return b"".join((_named(name), head, trust, sans))
+def _context(name: str, trust: _Trust, sans: bytes) -> bytes:
+    # One join: the large bytes are copied once into the answer; fields in the order of their numbers.
+    parts = (trust.encoded, trust.leaf_crl_only, sans)
+    return b"".join((_named(name), wire.header(_SECRET_CONTEXT, sum(map(len, parts))), *parts))
 
 
 def _named(name: str) -> bytes:

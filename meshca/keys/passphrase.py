@@ -2,7 +2,8 @@
 
 Order: ``--passphrase-file``, ``MESHCA_PASSPHRASE_FILE``, ``MESHCA_PASSPHRASE``, the file ``<home>/passphrase`` that
 `init` may have made, a prompt on a terminal. What is named explicitly and does not work is an error; the next in order
-is not tried. A final newline of a file is not part of the passphrase.
+is not tried. A final newline of a file (or CR LF) is not part of the passphrase; every other byte of it is, and so are
+newlines before the last one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from meshca.errors import InvalidInputError
@@ -34,6 +35,19 @@ class Passphrase:
     source: str
     generated: bool = False
 
+    def again(self, sources: Sources) -> Callable[[], bytes]:
+        """Return what reads it again, since `keys rewrap` may change the file; it outlives the file."""
+        if self.source not in {str(path) for path in (sources.file, sources.home_file, _file_of(sources)) if path}:
+            return lambda: self.value
+
+        def read() -> bytes:
+            try:
+                return _from_file(Path(self.source)).value
+            except PassphraseError:
+                return self.value
+
+        return read
+
 
 @dataclass(frozen=True, slots=True)
 class Sources:
@@ -48,6 +62,11 @@ class Sources:
     def home_file(self) -> Path:
         """The file that `init` makes where nothing else is given."""
         return self.home / "passphrase"
+
+    @property
+    def next_file(self) -> Path:
+        """The file that `keys rewrap` makes, until it takes the other's place."""
+        return self.home / "passphrase.new"
 
 
 def find(sources: Sources) -> Passphrase:
@@ -83,14 +102,71 @@ def choose(sources: Sources, entropy: Callable[[int], bytes] = os.urandom) -> Pa
     return _generated(sources.home_file, entropy)
 
 
+def replacement(
+    sources: Sources, old: Passphrase, file: Path | None, entropy: Callable[[int], bytes] = os.urandom
+) -> Passphrase:
+    """Return the passphrase that is to take the old one's place; a generated one is durable, beside the old one.
+
+    Raises:
+        PassphraseError: The file cannot be used, nobody can be asked, or what can be had is the old one.
+    """
+    if file is not None:
+        new = _from_file(file)
+    elif sources.prompt is not None:
+        new = _asked_twice(sources.prompt)
+    elif old.source != str(sources.home_file):
+        raise PassphraseError("no new passphrase, and no terminal to ask", remedy="give --new-passphrase-file")
+    elif sources.next_file.exists():  # of a rewrap that was interrupted
+        new = replace(_from_file(sources.next_file), source=old.source, generated=True)
+    else:
+        new = replace(_generated(sources.next_file, entropy), source=old.source)
+    if new.value == old.value:
+        raise PassphraseError("this is the present passphrase", field=new.source, remedy="choose another one")
+    return new
+
+
+def settle(sources: Sources, old: Passphrase, new: Passphrase) -> None:
+    """Let the home's own passphrase file follow a change: it holds what was generated anew, or goes.
+
+    Raises:
+        PassphraseError: The home's file cannot be changed; the keys are under the new passphrase.
+    """
+    try:
+        if new.generated:
+            sources.next_file.replace(sources.home_file)
+        elif sources.home_file.exists() and _from_file(sources.home_file).value == old.value:
+            sources.home_file.unlink()
+    except OSError as error:
+        raise PassphraseError(
+            f"the keys are under the new passphrase, and the old one's file cannot be changed: {error.strerror}",
+            field=str(sources.home_file),
+            remedy=f"remove it; the new passphrase is in {new.source}",
+        ) from error
+
+
+def passphrase_of(environ: Mapping[str, str], file_variable: str, variable: str) -> bytes | None:
+    """Return the passphrase that these two variables lead to, the file's first; None where neither is set.
+
+    Raises:
+        PassphraseError: What is named cannot be used.
+    """
+    if file := environ.get(file_variable):
+        return _from_file(Path(file)).value
+    return _usable(os.fsencode(environ[variable]), variable).value if variable in environ else None
+
+
 def _named(sources: Sources) -> Passphrase | None:
     if sources.file is not None:
         return _from_file(sources.file)
-    if FILE_VARIABLE in sources.environ:
-        return _from_file(Path(sources.environ[FILE_VARIABLE]))
+    if file := _file_of(sources):
+        return _from_file(file)
     if VARIABLE in sources.environ:
         return _usable(os.fsencode(sources.environ[VARIABLE]), VARIABLE)
     return None
+
+
+def _file_of(sources: Sources) -> Path | None:
+    return Path(sources.environ[FILE_VARIABLE]) if FILE_VARIABLE in sources.environ else None
 
 
 def _from_file(path: Path) -> Passphrase:

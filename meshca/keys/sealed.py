@@ -14,7 +14,7 @@ import binascii
 import hmac
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from meshca.authority.ports import KeyUnavailableError
+from meshca.errors import MeshcaError
 from meshca.spiffe.id import TrustDomain
 from meshca.x509.publickey import ca_id, curve_of
 
@@ -39,7 +40,7 @@ _COST = 2**15  # 32 MiB and about a tenth of a second, once per key and start
 _COSTS = {2**power for power in range(15, 18)}  # what a file may ask for: enough, and no more than 128 MiB
 _BLOCK_SIZE, _PARALLEL = 8, 1
 _SALT_BYTES, _NONCE_BYTES, _KEY_BYTES, _CHECK_BYTES = 16, 12, 32, 16
-_RESTORE = "restore the file from a backup"
+_RESTORE = "restore it from a backup"
 
 
 class SealedKeyError(KeyUnavailableError):
@@ -51,7 +52,7 @@ class WrongPassphraseError(SealedKeyError):
 
 
 class DamagedKeyError(SealedKeyError):
-    """The file is not what was written, or not in the place that it was written for."""
+    """The sealed key is not what was written, or not in the place that it was written for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +74,14 @@ class KeyBinding:
         }
 
 
-class FileSigner:
-    """Signs with a key that was sealed in a file. Any thread may call it."""
+class SealedSigner:
+    """Signs with a key that was sealed. Any thread may call it; ``key_ref`` empty: its id, which names its file."""
 
-    __slots__ = ("_curve", "_key", "_key_id", "_spki")
+    __slots__ = ("_curve", "_key", "_key_id", "_key_ref", "_spki")
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(self, key: ec.EllipticCurvePrivateKey, key_ref: str = "") -> None:
         self._key = key
+        self._key_ref = key_ref
         self._spki = spki_of(key)
         self._key_id = ca_id(self._spki)
         curve = curve_of(self._spki)
@@ -93,6 +95,11 @@ class FileSigner:
         return self._key_id
 
     @property
+    def key_ref(self) -> str:
+        """Where the sealed key lies."""
+        return self._key_ref or self._key_id
+
+    @property
     def spki(self) -> bytes:
         """The public key."""
         return self._spki
@@ -102,7 +109,7 @@ class FileSigner:
         return self._key.sign(data, self._curve.ecdsa)
 
     def __repr__(self) -> str:
-        return f"FileSigner({self._key_id})"
+        return f"SealedSigner({self._key_id})"
 
 
 def spki_of(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -131,14 +138,68 @@ def seal(private_key: ec.EllipticCurvePrivateKey, passphrase: bytes, binding: Ke
     return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def open_sealed(blob: bytes, passphrase: bytes, binding: KeyBinding, name: str = "") -> FileSigner:
-    """Open a sealed key that has to be the one that ``binding`` says; errors call it ``name``, the path of its file.
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A sealed key as it lies somewhere; errors call it ``name``, such as the path of its file."""
+
+    blob: bytes = field(repr=False)
+    name: str
+
+    def open(self, passphrase: bytes, binding: KeyBinding, key_ref: str = "") -> SealedSigner:
+        """Open a key that has to be the one that ``binding`` says.
+
+        Raises:
+            WrongPassphraseError: the passphrase does not fit.
+            DamagedKeyError: it was changed, cut, or made for another place.
+        """
+        return SealedSigner(_opened(self, passphrase, binding), key_ref)
+
+    def resealed(self, key_id: str, old: bytes, new: bytes) -> bytes | None:
+        """Return the same key, with the same binding, under a new passphrase; None where it is under that already.
+
+        Raises:
+            WrongPassphraseError: neither passphrase fits.
+            DamagedKeyError: it was changed, cut, or is not the key ``key_id``.
+        """
+        binding = self._binding()
+        if binding.key_id != key_id:
+            raise DamagedKeyError(f"this is the sealed key {binding.key_id}", field=self.name, remedy=_RESTORE)
+        try:
+            _opened(self, new, binding)
+        except WrongPassphraseError:
+            return seal(_opened(self, old, binding), new, binding)
+        return None
+
+    def require_passphrase(self, passphrase: bytes) -> None:
+        """Check that the passphrase opens it.
+
+        Raises:
+            WrongPassphraseError: It does not.
+            DamagedKeyError: Nothing does.
+        """
+        _opened(self, passphrase, self._binding())
+
+    def _binding(self) -> KeyBinding:
+        try:
+            said = _parse(self.blob)[0]["binding"]
+            binding = KeyBinding(said["key_id"], said["role"], TrustDomain(said["trust_domain"]), said["generation"])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, MeshcaError):
+            raise DamagedKeyError("the sealed key is damaged", field=self.name, remedy=_RESTORE) from None
+        return binding
+
+
+def open_sealed(blob: bytes, passphrase: bytes, binding: KeyBinding, name: str = "") -> SealedSigner:
+    """Open a sealed key that has to be the one that ``binding`` says; errors call it ``name``.
 
     Raises:
         WrongPassphraseError: the passphrase does not fit.
-        DamagedKeyError: the file was changed, cut, or made for another place.
+        DamagedKeyError: it was changed, cut, or made for another place.
     """
-    name = name or f"sealed key {binding.key_id}"
+    return Sealed(blob, name or f"sealed key {binding.key_id}").open(passphrase, binding)
+
+
+def _opened(sealed: Sealed, passphrase: bytes, binding: KeyBinding) -> ec.EllipticCurvePrivateKey:
+    blob, name = sealed.blob, sealed.name
     try:
         header, parts = _parse(blob)
         _require_place(header, binding, name)
@@ -151,7 +212,7 @@ def open_sealed(blob: bytes, passphrase: bytes, binding: KeyBinding, name: str =
                 remedy="give the right one with --passphrase-file or MESHCA_PASSPHRASE_FILE",
             )
         plain = AESGCM(key).decrypt(parts["nonce"], parts["aes-256-gcm"], _canonical(header))
-        return _signer(plain, binding)
+        return _private_key(plain, binding)
     except (ValueError, LookupError, TypeError, AttributeError, InvalidTag, UnsupportedAlgorithm, RecursionError):
         # The cause is dropped on purpose: it could quote what was decrypted.
         raise DamagedKeyError("the sealed key is damaged", field=name, remedy=_RESTORE) from None
@@ -184,11 +245,11 @@ def _derive(passphrase: bytes, salt: bytes, cost: int) -> tuple[bytes, bytes]:
     return derived[:_KEY_BYTES], derived[_KEY_BYTES:]
 
 
-def _signer(plain: bytes, binding: KeyBinding) -> FileSigner:
+def _private_key(plain: bytes, binding: KeyBinding) -> ec.EllipticCurvePrivateKey:
     key = load_der_private_key(plain, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or ca_id(spki_of(key)) != binding.key_id:
         raise ValueError("another key than the one named")
-    return FileSigner(key)
+    return key
 
 
 def _canonical(header: dict[str, Any]) -> bytes:

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 
 ARN_PREFIX = "arn:"
-_ARN = re.compile(r"arn:aws[a-z-]*:appmesh:[a-z0-9-]*:(?:\d{12})?:(?P<resource>mesh/.+)")
+_ARN = re.compile(r"arn:aws[a-z-]*:appmesh:[a-z0-9-]*:(?:[0-9]{12})?:(?P<resource>mesh/.+)")
 _RESOURCE = re.compile(
-    r"mesh/(?P<mesh>[^/@]+)(?:@(?P<owner>\d{12}))?/(?P<kind>[A-Za-z]+)/(?P<name>[^/]+)(?:/(?P<rest>.+))?"
+    r"mesh/(?P<mesh>[^/@]+)(?:@(?P<owner>[0-9]{12}))?/(?P<kind>[A-Za-z]+)/(?P<name>[^/]+)(?:/(?P<rest>.+))?"
 )
 
 

@@ -93,7 +93,7 @@ def _unwrapped(document: Node) -> Node:
     keys = [key for key in document.value if key != "ResponseMetadata"]
     if len(keys) == 1 and keys[0] in KINDS:
         inner = document.value[keys[0]].node
-        if isinstance(inner.value, dict) and _names_in(inner):
+        if isinstance(inner.value, dict) and (_names_in(inner) or "spec" in inner.value):
             return inner
     return document
 
@@ -144,7 +144,7 @@ def _kind(envelope: Node, context: Context, report: Report) -> str | None:
     found = _kind_of_names(envelope, report)
     said = envelope.child("kind")
     if said is not None and said.value not in KINDS:
-        report.error(said.offset, f"a kind is one of {', '.join(KINDS)}", Subject(value=str(said.value)))
+        report.error(said.offset, f"a kind is one of {', '.join(KINDS)}", Subject(value=str(said.plain())))
         return None
     stated = [kind for kind in (found, said and str(said.value), context.named and context.named.kind) if kind]
     # A spec that carries its mesh's name alone is a mesh only if nothing else says what it is.
@@ -178,8 +178,11 @@ def _fits_mesh(envelope: Node) -> bool:
     spec = envelope.child("spec")
     if spec is None or not isinstance(spec.value, dict):
         return True
-    known = {info.alias for info in SPECS[MESH].model_fields.values()}
-    return not spec.value or (bool(known & set(spec.value)) and "listeners" not in spec.value)
+    own = {info.alias for info in SPECS[MESH].model_fields.values()}
+    others = {info.alias for shape in SPECS.values() for info in shape.model_fields.values()} - own
+    discovery = spec.child("serviceDiscovery")
+    finds_a_node = discovery is not None and bool(discovery.child("dns") or discovery.child("awsCloudMap"))
+    return not spec.value or (own & set(spec.value) != set() and not others & set(spec.value) and not finds_a_node)
 
 
 def _name(envelope: Node, key: str, given: str | None, report: Report) -> str | None:
@@ -191,7 +194,7 @@ def _name(envelope: Node, key: str, given: str | None, report: Report) -> str | 
         return given or None
     if not isinstance(node.value, str):
         report.error(
-            node.offset, "a name is text", Subject(field=key, value=str(node.value), remedy="put it in quotes")
+            node.offset, "a name is text", Subject(field=key, value=str(node.plain()), remedy="put it in quotes")
         )
         return None
     if given and given != node.value:

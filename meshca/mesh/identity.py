@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from meshca.mesh.spec.tls import ClientPolicy
 
 _SCHEME = "spiffe:"
+_OWN_OR_NONE = "name another, or `default`: then the identity follows from the node's name"
 
 
 class Identities:
@@ -79,7 +80,7 @@ class Identities:
             NotFoundError: no applied mesh has it.
             InvalidInputError: several nodes have this name, or the SPIFFE ID is malformed.
         """
-        if text.startswith(_SCHEME):
+        if text.lower().startswith(_SCHEME):
             found = self._keys.get(SpiffeId.parse(text))
         else:
             node = parse_node_id(text)
@@ -148,7 +149,7 @@ def _permitted(
     try:
         spiffe_id = SpiffeId.parse(secret_name)
     except IdentityError as error:
-        findings.append(_error(caller, field, error.message, secret_name))
+        findings.append(_error(caller, field, error.message, secret_name, error.remedy))
         return None
     rule = ""
     if spiffe_id.trust_domain != trust_domain:
@@ -158,7 +159,7 @@ def _permitted(
     elif is_reserved(spiffe_id):
         rule = "identities under /meshca/ are reserved for meshca itself"
     if rule:
-        findings.append(_error(caller, field, rule, secret_name))
+        findings.append(_error(caller, field, rule, secret_name, _OWN_OR_NONE))
     return None if rule else spiffe_id
 
 
@@ -184,5 +185,5 @@ def client_policies(caller: Caller) -> Iterator[tuple[str, ClientPolicy]]:
                 yield f"spec.backends[{index}].virtualService.clientPolicy", backend.service.client_policy
 
 
-def _error(caller: Caller, field: str, rule: str, value: str = "") -> Finding:
-    return Finding("error", rule, object=str(caller.key), field=field, value=value)
+def _error(caller: Caller, field: str, rule: str, value: str = "", remedy: str = "") -> Finding:
+    return Finding("error", rule, object=str(caller.key), field=field, value=value, remedy=remedy)

@@ -3,7 +3,7 @@
 Rules kept here (RFC 8259):
 - One text may hold several values, one after the other, also with YAML's `---` between them.
 - A key occurs once (RFC 8259 §4 leaves it open; two readers would see two specs).
-- Text is Unicode: an escaped half of a surrogate pair is refused.
+- Text is Unicode without NUL: an escaped half of a surrogate pair is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, but CPython's own parser stands on it
 from typing import TYPE_CHECKING
 
-from meshca.mesh.tree import DEEPEST, MOST_NODES, Member, Node, Report, Subject, UnreadableError
+from meshca.mesh.tree import DEEPEST, MOST_NODES, NO_NUL, Member, Node, Report, Subject, UnreadableError
 from meshca.mesh.variables import VARIABLE
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ class _Reader:
         self._nodes += 1
         if self._nodes > MOST_NODES:
             raise UnreadableError(self._at, f"more than {MOST_NODES} values in one text", remedy="split it into files")
-        if depth > DEEPEST:
-            raise UnreadableError(self._at, f"nested deeper than {DEEPEST} levels")
         start, first = self._at, self._peek()
+        if depth >= DEEPEST and first in {"{", "["}:
+            raise UnreadableError(start, f"nested deeper than {DEEPEST} levels")
         if first == "{":
             return self._mapping(depth)
         if first == "[":
@@ -129,6 +129,8 @@ class _Reader:
             raise UnreadableError(error.pos, f"not JSON: {error.msg}") from None
         if _SURROGATE.search(value):
             raise UnreadableError(start, "half of a surrogate pair is no character")
+        if "\0" in value:
+            raise UnreadableError(start, NO_NUL)
         return str(value)
 
     def _variable(self) -> Node:

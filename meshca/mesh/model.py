@@ -51,7 +51,7 @@ IDENTITY_KINDS = (VIRTUAL_NODE, VIRTUAL_GATEWAY)
 """The kinds that hold an identity."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
-_PLAIN = re.compile(r"[^\s/\x00-\x1f\x7f]+")
+_PLAIN = re.compile(r"[^\s/\x00-\x1f\x7f-\x9f]+")
 _LONGEST_NAME = 255
 _LONGEST_HOST_NAME = 1024
 

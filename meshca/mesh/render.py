@@ -27,5 +27,5 @@ def envelope(item: MeshObject) -> dict[str, Any]:
 
 
 def canonical_json(item: MeshObject) -> str:
-    """Return an envelope with its kind in one spelling: equal objects, equal text."""
+    """Return an envelope with its kind in one spelling: written in another order, the same text."""
     return json.dumps({"kind": item.kind, **envelope(item)}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

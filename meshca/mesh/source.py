@@ -121,7 +121,7 @@ def parse_envelope(text: str, origin: str = "") -> MeshObject:
     """
     gathered = _Gathered()
     report = _read(Source(origin, text), None, gathered)
-    if len(gathered.objects) != 1:
+    if len(gathered.objects) != 1 and not report.errors:
         report.error(0, f"one object is needed, {len(gathered.objects)} are there")
     require_no_error(report.findings)
     return next(iter(gathered.objects.values()))
@@ -207,13 +207,14 @@ def _gather(item: Described, source: Source, report: Report, gathered: _Gathered
     if gathered.arguments.get(key) == argument:
         earlier = gathered.origins[str(key)]
         place = f"{earlier.report.file}:{earlier.report.place(earlier.offset)[0]}"
-        report.error(item.name_offset, f"an object is described once, this one already at {place}", Subject(str(key)))
+        about = Subject(str(key), remedy="remove one of the two")
+        report.error(item.name_offset, f"an object is described once, this one already at {place}", about)
         return
     # D2 holds for objects with a fault as well, so that the fault is not hidden by a duplicate.
     gathered.arguments[key] = argument
     gathered.origins[str(key)] = _Origin(report, item.spec, item.name_offset)
     spec = checked_spec(item.kind, item.spec, item.mesh, report, str(key))
-    owner, tags = _owner(item, report), tuple(_tags(item, report))
+    owner, tags = _owner(item, report, str(key)), tuple(_tags(item, report, str(key)))
     if spec is not None:
         make: Any = CLASSES[item.kind]
         gathered.objects.pop(key, None)
@@ -234,23 +235,24 @@ def _named_well(item: Described, report: Report) -> bool:
     return good
 
 
-def _owner(item: Described, report: Report) -> str:
+def _owner(item: Described, report: Report, subject: str) -> str:
     node = item.envelope.child("meshOwner")
     if node is None or node.value is None or item.envelope is item.spec:
         return ""
     if isinstance(node.value, str) and _OWNER.fullmatch(node.value):
         return node.value
-    report.error(node.offset, "an owner is an account number of 12 digits, in quotes", Subject(field="meshOwner"))
+    about = Subject(subject, "meshOwner", str(node.plain()))
+    report.error(node.offset, "an owner is an account number of 12 digits, in quotes", about)
     return ""
 
 
-def _tags(item: Described, report: Report) -> Iterable[Tag]:
+def _tags(item: Described, report: Report, subject: str) -> Iterable[Tag]:
     node = item.envelope.child("tags")
     if node is None or node.value is None or item.envelope is item.spec:
         return
     entries = node.value if isinstance(node.value, list) else []
     if not isinstance(node.value, list) or len(entries) > _MOST_TAGS:
-        report.error(node.offset, f"tags are a list of at most {_MOST_TAGS}", Subject(field="tags"))
+        report.error(node.offset, f"tags are a list of at most {_MOST_TAGS}", Subject(subject, "tags"))
         return
     for entry in entries:
         key, value = entry.child("key"), entry.child("value")
@@ -259,7 +261,7 @@ def _tags(item: Described, report: Report) -> Iterable[Tag]:
             yield Tag(str(text[0]), str(text[1]))
         else:
             rule = f"a tag is a key of 1 to {_LONGEST_TAG_KEY} and a value of at most {_LONGEST_TAG_VALUE} characters"
-            report.error(entry.offset, rule, Subject(field="tags"))
+            report.error(entry.offset, rule, Subject(subject, "tags", str(entry.plain())))
 
 
 def _is_text(value: object, shortest: int, longest: int) -> bool:

@@ -24,6 +24,7 @@ DEEPEST = 64
 MOST_NODES = 300_000
 MOST_ERRORS = 100
 MOST_WARNINGS = 200
+NO_NUL = "text holds no NUL character"
 
 Scalar: TypeAlias = str | int | float | bool | None
 Path: TypeAlias = "tuple[str | int, ...]"

@@ -68,7 +68,8 @@ def checked_spec(kind: str, node: Node, mesh: str, report: Report, subject: str)
         spec = _validated(kind, plain, mesh)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            _report(detail, node, report, subject)
+            if not _is_echo(detail):
+                _report(detail, node, report, subject)
         return None
     return spec if report.errors == errors_before else None
 
@@ -111,6 +112,11 @@ def _report(detail: ErrorDetails, node: Node, report: Report, subject: str) -> N
     field = field_of(path)
     remedy = "write the number without quotes" if detail["type"] == "int_type" and _is_number(detail["input"]) else ""
     report.error(offset_of(node, path), rule, Subject(subject, field, _shown(detail), remedy))
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """Tell whether a list is called too short only because members with faults were not counted."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
 def _shown(detail: ErrorDetails) -> str:

@@ -3,7 +3,8 @@
 Rules kept here:
 - YAML 1.2's core schema: `yes`, `on` and `12:30` are text, `0123` is text, `true` is a boolean.
 - A key occurs once, and is text; merge keys (`<<`) are not read.
-- An alias is what its anchor was; aliases together add few nodes (no 'alias bomb'), and none is inside itself.
+- An alias is what its anchor was; aliases together add few nodes (no 'alias bomb'), nest no deeper than
+  what is written out, and none is inside itself.
 - Tags other than YAML's own are not read.
 """
 
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from meshca.mesh.tree import DEEPEST, MOST_NODES, Member, Node, Report, Scalar, Subject, UnreadableError
+from meshca.mesh.tree import DEEPEST, MOST_NODES, NO_NUL, Member, Node, Report, Scalar, Subject, UnreadableError
 
 if TYPE_CHECKING:
     from meshca.mesh.variables import Variables
 
 MOST_ALIASED_NODES = 10_000
+MOST_TAGS_REPORTED = 50
+"""Fewer than end a text: a template full of `!Ref` is to be told by its form."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _YAML_TAG = "tag:yaml.org,2002:"
@@ -63,12 +66,14 @@ class _Open:
     anchor: str | None
     nodes_before: int
     key: tuple[int, str] | None = None
+    height: int = 1
 
 
 @dataclass(slots=True)
 class _Anchored:
     node: Node
     size: int
+    height: int
 
 
 @dataclass(slots=True)
@@ -80,6 +85,7 @@ class _Builder:
     _anchors: dict[str, _Anchored] = field(default_factory=dict)
     _nodes: int = 0
     _aliased: int = 0
+    _tags: int = 0
 
     def take(self, event: yaml.Event) -> None:
         """Build on with one event."""
@@ -107,13 +113,15 @@ class _Builder:
         closed = self._open.pop()
         self._count(closed.node.offset)
         if closed.anchor is not None:
-            self._anchors[closed.anchor] = _Anchored(closed.node, self._nodes - closed.nodes_before)
-        self._add(closed.node)
+            self._anchors[closed.anchor] = _Anchored(closed.node, self._nodes - closed.nodes_before, closed.height)
+        self._add(closed.node, closed.height)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         offset = _offset(event)
         self._require_own_tag(event.tag, offset)
         self._count(offset)
+        if "\0" in event.value:
+            raise UnreadableError(offset, NO_NUL)
         if self._wants_key():
             self._key(event.value, offset)
             return
@@ -121,7 +129,7 @@ class _Builder:
         is_plain = not event.style and event.tag is None
         node = Node(offset, self._plain(event.value, offset) if is_plain else self.variables.fill(event.value, offset))
         if event.anchor is not None:
-            self._anchors[event.anchor] = _Anchored(node, 1)
+            self._anchors[event.anchor] = _Anchored(node, 1, 0)
         self._add(node)
 
     def _plain(self, text: str, offset: int) -> Scalar:
@@ -138,7 +146,9 @@ class _Builder:
         if self._aliased > MOST_ALIASED_NODES:
             remedy = "write the parts out"
             raise UnreadableError(offset, f"aliases add more than {MOST_ALIASED_NODES} nodes", remedy=remedy)
-        self._add(anchored.node)
+        if len(self._open) + anchored.height > DEEPEST:
+            raise UnreadableError(offset, f"nested deeper than {DEEPEST} levels")
+        self._add(anchored.node, anchored.height)
 
     def _wants_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].node.value, dict) and self._open[-1].key is None
@@ -156,12 +166,13 @@ class _Builder:
             self.report.error(offset, "a key occurs once", Subject(value=key, remedy="remove one of the two"))
         self._open[-1].key = (offset, key)
 
-    def _add(self, node: Node) -> None:
+    def _add(self, node: Node, height: int = 0) -> None:
         if not self._open:
             if node.value is not None:
                 self.documents.append(node)
             return
         parent = self._open[-1]
+        parent.height = max(parent.height, height + 1)
         if isinstance(parent.node.value, list):
             parent.node.value.append(node)
         elif isinstance(parent.node.value, dict) and parent.key is not None:
@@ -178,7 +189,9 @@ class _Builder:
 
     def _require_own_tag(self, tag: str | None, offset: int) -> None:
         if tag is not None and tag != "!" and not tag.startswith(_YAML_TAG):
-            self.report.error(offset, "tags are not read here", Subject(value=tag))
+            self._tags += 1
+            if self._tags <= MOST_TAGS_REPORTED:
+                self.report.error(offset, "tags are not read here", Subject(value=tag))
 
 
 def resolve(text: str) -> Scalar:

@@ -2,7 +2,8 @@
 
 Rules kept here:
 - N1 A name matches by equality with a SPIFFE ID; any one of the list suffices.
-- N2 A DNS name matches nobody, since nodes hold no DNS names yet; a URI that is no SPIFFE ID matches nobody either.
+- N2 A DNS name matches nobody, since peers are known by their SPIFFE ID (a node may hold its host name, and so may any
+  other node of that host name: hostnames.py, H1); a URI that is no SPIFFE ID matches nobody either.
   Both are warned of, and never widen the policy: a list that matches nobody admits nobody.
 - N3 An ID of another trust domain is kept as it is; without federation nobody presents it, which is warned of.
 """
@@ -50,7 +51,7 @@ class NameReader:
 
     def _doubt(self, name: str) -> str:
         if "://" not in name:
-            return "a DNS name matches nobody: nodes hold SPIFFE IDs and no DNS names yet"
+            return "a DNS name matches nobody: peers are known by their SPIFFE IDs"
         try:
             spiffe_id = SpiffeId.parse(name)
         except IdentityError as error:

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from meshca.authority.lifetimes import Lifetimes, format_duration, parse_duration
+from meshca.authority.profiles import LIMITS, Configured, Limits
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError
+from meshca.keys.place import KEY_TYPES, parse_place, require_key_type
+from meshca.keys.upstream_place import OfflineRoot, PkiMount, parse_upstream
+from meshca.server.limits import read_limits, written
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "lifetimes": ("root", "issuing", "leaf"),
     "listen": ("grpc", "http"),
-    "store": ("url",),
-    "keys": ("root", "issuing"),
+    "store": ("url", "retention"),
+    "keys": ("root", "issuing", "type"),
     "authority": ("upstream", "ack_deadline"),
 }
+_PROFILES = "profiles"
 _LARGEST_FILE = 1 << 20
 
 T = TypeVar("T")
@@ -46,6 +51,10 @@ class Address:
 
 DEFAULT_GRPC = Address("127.0.0.1", 8443)
 DEFAULT_HTTP = Address("127.0.0.1", 8080)
+DEFAULT_ROOT_KEY, DEFAULT_ISSUING_KEY = "file", "store"
+DEFAULT_RETENTION = timedelta(days=90)
+# Less would let a clock that jumps archive what is still good.
+SHORTEST_RETENTION = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,20 @@ class Config:
     grpc: Address = DEFAULT_GRPC
     http: Address = DEFAULT_HTTP
     store_url: str = field(default="", repr=False)  # may hold a password; empty: SQLite in the home
-    root_key: str = "file"
-    issuing_key: str = "file"
+    retention: timedelta = DEFAULT_RETENTION  # how long an expired certificate stays in the ledger
+    root_key: str = DEFAULT_ROOT_KEY
+    issuing_key: str = DEFAULT_ISSUING_KEY
+    key_type: str = ""
     upstream: str = ""
     ack_deadline: timedelta | None = None
+    profiles: Configured = field(default_factory=dict)
+
+    @property
+    def seals_keys(self) -> bool:
+        """Whether new keys are sealed under the passphrase."""
+        foreign = isinstance(parse_upstream(self.upstream), (PkiMount, OfflineRoot))
+        places = {self.issuing_key} if foreign else {self.root_key, self.issuing_key}
+        return not places.isdisjoint({"file", "store"})
 
 
 def parse_address(text: str, *, what: str = "address") -> Address:
@@ -103,15 +122,19 @@ def parse_config(text: str, name: str) -> Config:
         raise ConfigError(f"{name}:{line}: not TOML: {error}") from error
     reader = _Reader(document, text, name)
     reader.require_known()
+    key_type = reader.key_type()
     return Config(
         lifetimes=reader.lifetimes(),
         grpc=reader.address("listen", "grpc", DEFAULT_GRPC),
         http=reader.address("listen", "http", DEFAULT_HTTP),
         store_url=reader.text("store", "url"),
-        root_key=reader.text("keys", "root") or "file",
-        issuing_key=reader.text("keys", "issuing") or "file",
-        upstream=reader.text("authority", "upstream"),
+        retention=reader.retention(),
+        root_key=reader.key_place("root", DEFAULT_ROOT_KEY),
+        issuing_key=reader.key_place("issuing", DEFAULT_ISSUING_KEY),
+        key_type=key_type,
+        upstream=reader.upstream(),
         ack_deadline=reader.duration("authority", "ack_deadline"),
+        profiles=reader.profiles(dict.fromkeys(("root", "issuing"), key_type or KEY_TYPES[0])),
     )
 
 
@@ -120,14 +143,19 @@ def write_config(config: Config) -> str:
     lives = config.lifetimes.as_text()
     lines = ["[lifetimes]", *(f"{name} = {_quoted(life)}" for name, life in lives.items())]
     lines += ["", "[listen]", f"grpc = {_quoted(str(config.grpc))}", f"http = {_quoted(str(config.http))}"]
-    if config.store_url:
-        lines += ["", "[store]", f"url = {_quoted(config.store_url)}"]
-    if (config.root_key, config.issuing_key) != ("file", "file"):
+    store = [f"url = {_quoted(config.store_url)}"] if config.store_url else []
+    if config.retention != DEFAULT_RETENTION:
+        store.append(f"retention = {_quoted(format_duration(config.retention))}")
+    lines += ["", "[store]", *store] if store else []
+    if (config.root_key, config.issuing_key, config.key_type) != (DEFAULT_ROOT_KEY, DEFAULT_ISSUING_KEY, ""):
         lines += ["", "[keys]", f"root = {_quoted(config.root_key)}", f"issuing = {_quoted(config.issuing_key)}"]
+    lines += [f"type = {_quoted(config.key_type)}"] if config.key_type else []
     authority = [f"upstream = {_quoted(config.upstream)}"] if config.upstream else []
     if config.ack_deadline:
         authority.append(f"ack_deadline = {_quoted(format_duration(config.ack_deadline))}")
     lines += ["", "[authority]", *authority] if authority else []
+    for name, limits in config.profiles.items():
+        lines += ["", f"[{_PROFILES}.{name}]", *written(limits)]
     return "\n".join(lines) + "\n"
 
 
@@ -140,17 +168,48 @@ class _Reader:
         self._name = name
 
     def require_known(self) -> None:
-        for section, content in self._document.items():
-            if section not in _KEYS:
-                raise self._error(section, "", "unknown section", remedy=f"known are {', '.join(_KEYS)}")
+        for section, content in self._sections():
+            known = LIMITS if section.startswith(f"{_PROFILES}.") else _KEYS.get(section)
+            if known is None:
+                every = ", ".join([*_KEYS, f"{_PROFILES}.NAME"])
+                raise self._error(section, "", "unknown section", remedy=f"known are {every}")
             if not isinstance(content, dict):
                 raise self._error("", section, "is a section", remedy=f"write it as [{section}]")
-            for key in content.keys() - set(_KEYS[section]):
-                known = ", ".join(_KEYS[section])
-                raise self._error(section, key, "unknown key", remedy=f"[{section}] knows {known}")
+            for key in content.keys() - set(known):
+                raise self._error(section, key, "unknown key", remedy=f"[{section}] knows {', '.join(known)}")
+
+    def _sections(self) -> Iterator[tuple[str, Any]]:
+        for section, content in self._document.items():
+            if section == _PROFILES and not isinstance(content, dict):
+                yield f"{_PROFILES}.NAME", content
+            elif section == _PROFILES:
+                yield from ((f"{_PROFILES}.{name}", inner) for name, inner in content.items())
+            else:
+                yield section, content
+
+    def profiles(self, key_types: Mapping[str, str]) -> Configured:
+        """Return the limits of each profile that is named; a role's configured key type has to be among its own."""
+        return {name: self._limits(name, key_types.get(name)) for name in self._document.get(_PROFILES, {})}
+
+    def _limits(self, name: str, key_type: str | None) -> Limits:
+        section = f"{_PROFILES}.{name}"
+        try:
+            limits = read_limits(name, self._document[_PROFILES][name])
+        except MeshcaError as error:
+            text = str(error).removeprefix(f"{error.field}: ")
+            raise self._error(section, error.field if error.field in LIMITS else "", text) from error
+        if key_type and limits.key_types is not None and key_type not in limits.key_types:
+            remedy = f"[keys] type is {key_type}, which new CAs are made with: let the two agree"
+            raise self._error(section, "key_types", "the key type of new CAs is not among them", remedy=remedy)
+        return limits
+
+    def _value(self, section: str, key: str) -> Any:
+        return self._document.get(section, {}).get(key)
 
     def text(self, section: str, key: str) -> str:
-        value = self._document.get(section, {}).get(key, "")
+        value = self._value(section, key)
+        if value is None:
+            return ""
         if not isinstance(value, str):
             raise self._error(section, key, f"is text, not {type(value).__name__}", remedy='put it in "quotes"')
         return value
@@ -160,6 +219,23 @@ class _Reader:
 
     def duration(self, section: str, key: str) -> timedelta | None:
         return self._read(section, key, lambda text: parse_duration(text, field=key))
+
+    def retention(self) -> timedelta:
+        found = self.duration("store", "retention") or DEFAULT_RETENTION
+        if found < SHORTEST_RETENTION:
+            raise self._error("store", "retention", "shorter than a day", remedy="write at least 1d; 90d is usual")
+        return found
+
+    def key_place(self, role: str, default: str) -> str:
+        self._read("keys", role, lambda text: parse_place(text, role))
+        return self.text("keys", role) or default
+
+    def upstream(self) -> str:
+        self._read("authority", "upstream", lambda text: parse_upstream(text, "upstream"))
+        return self.text("authority", "upstream")
+
+    def key_type(self) -> str:
+        return self._read("keys", "type", lambda text: require_key_type(text, "type")) or ""
 
     def lifetimes(self) -> Lifetimes:
         for key in _KEYS["lifetimes"]:

@@ -1,22 +1,31 @@
 """Everything a server works with, opened in order and closed in reverse.
 
 Rules: opening changes no schema; keys are opened before anything listens, so that a wrong passphrase is an error at
-start and not at the first certificate; what was opened is closed again when a later step fails.
+start and not at the first certificate (a key store elsewhere that does not answer is a warning: it may come back; so is
+a root's key that lies in another replica's home); what was opened is closed again when a later step fails.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from meshca.authority.authority import Authority
-from meshca.authority.ports import Signer
-from meshca.authority.records import AuthorityRecord
-from meshca.errors import NotFoundError, UnavailableError
+from meshca.authority.authority import Authority, Settings
+from meshca.authority.ports import Ports
+from meshca.authority.profiles import profiles_in_force
+from meshca.authority.records import ISSUING, Realm
+from meshca.authority.upstreams import NoUpstream, Upstream
+from meshca.errors import NotFoundError
 from meshca.keys.files import KeyFolder
-from meshca.keys.sealed import KeyBinding
+from meshca.keys.openbao_pki import PkiUpstream
+from meshca.keys.place import parse_place, require_key_type
+from meshca.keys.stores import KeyStores, Placement
+from meshca.keys.upstream_place import PkiMount, parse_upstream
+from meshca.server.clockwatch import ClockWatch, Reading
 from meshca.server.config import Config
 from meshca.server.home import Home
 from meshca.store.acknowledgements import Acknowledgements
@@ -26,6 +35,11 @@ from meshca.store.epochs import Epochs
 from meshca.store.ledger import SqlLedger
 from meshca.store.meshes import Meshes
 from meshca.store.registrations import Registrations
+from meshca.store.restoring import Restoration, restoration_of
+from meshca.store.sealed import SealedKeys
+
+# The passphrase of sealed keys, or where to read it each time: `keys rewrap` may change it under a running server.
+Secret = bytes | Callable[[], bytes]
 
 
 class SystemClock:
@@ -47,10 +61,13 @@ class House:
     ledger: SqlLedger = field(repr=False)
     authority: Authority = field(repr=False)
     meshes: Meshes = field(repr=False)
+    keys: KeyStores = field(repr=False)
     registrations: Registrations = field(repr=False)
     epochs: Epochs = field(repr=False)
     acknowledgements: Acknowledgements = field(repr=False)
     audit: AuditLog = field(repr=False)
+    clock_watch: ClockWatch = field(repr=False)
+    restored: Restoration | None  # where the store was made from a backup
     closing: ExitStack = field(repr=False)
 
     def close(self) -> None:
@@ -63,7 +80,7 @@ def store_url(home: Home, config: Config) -> str:
     return config.store_url or f"sqlite:///{home.database}"
 
 
-def open_house(home: Home, config: Config, passphrase: bytes) -> House:
+def open_house(home: Home, config: Config, passphrase: Secret) -> House:
     """Open the parts of a server.
 
     Raises:
@@ -73,10 +90,26 @@ def open_house(home: Home, config: Config, passphrase: bytes) -> House:
         clock = SystemClock()
         store = opened.enter_context(open_store(store_url(home, config), clock=clock.now))
         store.require_current()
+        if restored := restoration_of(store):
+            store.write_as(restored.writer)
         ledger = SqlLedger(store)
-        signers = _open_keys(home, passphrase, ledger)
-        authority = Authority(ledger, signers, clock, os.urandom)
-        policy = CheckpointPolicy(signer=lambda: _active_signer(authority, signers), file=home.checkpoint)
+        realm = _realm(ledger)
+        keys = KeyStores(
+            trust_domain=realm.trust_domain,
+            folder=KeyFolder(home.keys),
+            passphrase=passphrase if callable(passphrase) else lambda: passphrase,
+            environ=os.environ,
+            placement=placement_of(config),
+            rows=SealedKeys(store, clock.now),
+        )
+        opened.callback(keys.close)
+        _open_keys(keys, ledger)
+        profiles = profiles_in_force(realm.lifetimes, config.profiles)
+        settings = Settings(profiles, config.ack_deadline, upstream_of(config, keys))
+        acknowledgements = Acknowledgements(store)
+        authority = Authority(Ports(ledger, acknowledgements, keys, clock, os.urandom), settings)
+        policy = CheckpointPolicy(signer=lambda: keys.signer(authority.trust.active_record), file=home.checkpoint)
+        audit = AuditLog(store, policy)
         return House(
             home=home,
             config=config,
@@ -84,30 +117,47 @@ def open_house(home: Home, config: Config, passphrase: bytes) -> House:
             store=store,
             ledger=ledger,
             authority=authority,
+            keys=keys,
             meshes=Meshes(store),
             registrations=Registrations(store),
             epochs=Epochs(store),
-            acknowledgements=Acknowledgements(store),
-            audit=AuditLog(store, policy),
+            acknowledgements=acknowledgements,
+            audit=audit,
+            clock_watch=ClockWatch(clock.now, time.monotonic, lambda: Reading(audit.newest_at(), store.server_time())),
+            restored=restored,
             closing=opened.pop_all(),
         )
 
 
-def _open_keys(home: Home, passphrase: bytes, ledger: SqlLedger) -> dict[str, Signer]:
+def upstream_of(config: Config, keys: KeyStores) -> Upstream:
+    """Return who certifies issuing CAs where the root isn't ours."""
+    match parse_upstream(config.upstream, "[authority] upstream"):
+        case PkiMount(mount):
+            return PkiUpstream(keys.openbao, mount)
+    return NoUpstream()
+
+
+def placement_of(config: Config) -> Placement:
+    """Return where new keys go."""
+    return Placement(
+        root=parse_place(config.root_key, "[keys] root"),
+        issuing=parse_place(config.issuing_key, "[keys] issuing"),
+        kind=require_key_type(config.key_type) if config.key_type else None,
+    )
+
+
+def _realm(ledger: SqlLedger) -> Realm:
     realm = ledger.realm()
     if realm is None:
         raise NotFoundError("the store holds no certificate authority", remedy="run `meshca init`")
-    folder = KeyFolder(home.keys)
-
-    def binding(record: AuthorityRecord) -> KeyBinding:
-        return KeyBinding(record.key_ref, record.role, realm.trust_domain, record.generation)
-
-    kept = [record for record in ledger.authorities() if record.state != "removed"]
-    return {record.key_ref: folder.open(binding(record), passphrase) for record in kept}
+    return realm
 
 
-def _active_signer(authority: Authority, signers: dict[str, Signer]) -> Signer:
-    active = authority.trust.active.id
-    if active not in signers:  # the id of a key is the id of its CA
-        raise UnavailableError("this server does not hold the key of the active issuing CA", value=active)
-    return signers[active]
+def _open_keys(keys: KeyStores, ledger: SqlLedger) -> None:
+    for record in ledger.authorities():
+        if record.state == "removed" or not record.key_ref:
+            continue
+        if (record.role, record.state) == (ISSUING, "active"):
+            keys.signer(record)
+        else:
+            keys.open_present(record)

@@ -1,6 +1,7 @@
 """HTTP for machines: health, metrics, CRLs in DER, the bundle.
 
-Rules: read-only, without secrets and without login, so that it may face the network; nothing here is needed by Envoys.
+Rules: read-only, without secrets and without login, so that it may face the network; nothing here is needed by Envoys;
+whoever connects can take no more than this service's own share of descriptors, and not by saying nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from meshca.errors import ConflictError, NotFoundError
 from meshca.server.config import Address
@@ -22,7 +24,8 @@ from meshca.server.parts import Parts
 from meshca.server.services.trust import REFRESH_HINT, bundle_in, crl_of
 
 _BACKLOG = 128
-_MOST_CONNECTIONS = 256
+_MOST_CONNECTIONS = 128
+_PATIENCE = 10.0
 _CACHED = {"Cache-Control": f"max-age={REFRESH_HINT}"}
 
 
@@ -89,12 +92,13 @@ class HttpServer:
     def __init__(self, parts: Parts, bound: socket.socket) -> None:
         config = uvicorn.Config(
             application(parts),
-            http="h11",
+            http=_Connection,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            backlog=_BACKLOG,  # as many are accepted in one turn, before any can be closed
             limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=2,
         )
@@ -118,6 +122,24 @@ class HttpServer:
         if self._task is not None:
             await self._task
         self._socket.close()
+
+
+class _Connection(H11Protocol):
+    """Uvicorn's, but one too many is closed at once, and one without a whole first request after a while.
+
+    ``limit_concurrency`` counts requests: connections that never make one would hold descriptors without bound.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(_PATIENCE, self._require_request)
+
+    def _require_request(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):

@@ -9,31 +9,29 @@ Rules kept here:
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshca.authority.create import Created, NewRealm, create
+from meshca.authority.create import Created, NewRealm, create, create_below, create_waiting
 from meshca.authority.lifetimes import Lifetimes
-from meshca.authority.ports import Signer
-from meshca.authority.records import Role
-from meshca.errors import ConflictError, InvalidInputError, UnavailableError
+from meshca.errors import InvalidInputError, MeshcaError
 from meshca.keys.files import KeyFolder, write_new
 from meshca.keys.passphrase import Passphrase
-from meshca.server.config import Config, write_config
-from meshca.server.home import PRIVATE_FOLDER, PUBLIC_FOLDER, Home
-from meshca.server.house import SystemClock, store_url
+from meshca.keys.place import FilePlace, StorePlace, parse_place, require_key_type
+from meshca.keys.root_files import BroughtRoot, read_root
+from meshca.keys.stores import KeyStores
+from meshca.keys.upstream_place import OfflineRoot, PkiMount, RootFiles, UpstreamPlace, parse_upstream
+from meshca.server.building import new_home, require_free
+from meshca.server.config import DEFAULT_ISSUING_KEY, DEFAULT_ROOT_KEY, Config, write_config
+from meshca.server.home import PRIVATE_FOLDER, Home
+from meshca.server.house import SystemClock, placement_of, store_url, upstream_of
+from meshca.server.warnings import OFFLINE_NEXT
 from meshca.spiffe.id import TrustDomain
 from meshca.store.engine import open_store, upgrade
 from meshca.store.ledger import SqlLedger
-
-_HIDDEN = ".meshca-init-"
-
-
-class HomeExistsError(ConflictError):
-    """There is something at the home already."""
+from meshca.store.sealed import SealedKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,9 @@ class InitOptions:
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     name_constraint: bool = False
     database: str = field(default="", repr=False)
-    root_key: str = "file"
-    issuing_key: str = "file"
+    root_key: str = DEFAULT_ROOT_KEY
+    issuing_key: str = DEFAULT_ISSUING_KEY
+    key_type: str = ""  # empty: P-256, or whatever the keys are that exist
     upstream: str = ""
 
 
@@ -59,8 +58,8 @@ class Initialised:
 
     home: Home
     trust_domain: TrustDomain
-    root_id: str
-    issuing_id: str
+    root_id: str  # "" where an offline root is to come
+    issuing_id: str  # "" likewise
     passphrase_file: Path | None  # the generated one, if one was generated
     warnings: tuple[str, ...]
 
@@ -72,89 +71,100 @@ def initialise(home: Home, options: InitOptions) -> Initialised:
         HomeExistsError: Something is there; nothing was changed.
         MeshcaError: It could not be made; nothing is left behind.
     """
-    _require_possible(home, options)
-    config = Config(lifetimes=options.lifetimes, store_url=options.database)
-    with _building(home) as folder:
+    place = _require_possible(home, options)
+    root = read_root(place.folder, os.environ) if isinstance(place, RootFiles) else None
+    config = Config(
+        lifetimes=options.lifetimes,
+        store_url=options.database,
+        root_key=options.root_key,
+        issuing_key=options.issuing_key,
+        key_type=options.key_type,
+        upstream=f"files:{place.folder.absolute()}" if isinstance(place, RootFiles) else options.upstream,
+    )
+    with new_home(home) as folder:
         building = Home(folder)
-        passphrase = options.passphrase(folder)
+        passphrase = options.passphrase(folder) if config.seals_keys else None
         write_new(building.config, write_config(config).encode())
-        created = _create(building, config, options, passphrase)
-    generated = home.passphrase if passphrase.generated else None
-    warnings = tuple(_warnings(options, generated))
-    return Initialised(home, options.trust_domain, created.root.id, created.issuing.id, generated, warnings)
+        created = _create(building, config, options, _Brought(passphrase, root))
+    generated = home.passphrase if passphrase is not None and passphrase.generated else None
+    return Initialised(
+        home=home,
+        trust_domain=options.trust_domain,
+        root_id=created.root.id if created else "",
+        issuing_id=created.issuing.id if created else "",
+        passphrase_file=generated,
+        warnings=tuple(_warnings(options, generated, root)),
+    )
 
 
-def _create(building: Home, config: Config, options: InitOptions, passphrase: Passphrase) -> Created:
-    clock, folder, url = SystemClock(), KeyFolder(building.keys), store_url(building, config)
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What is secret of all that comes from outside."""
+
+    passphrase: Passphrase | None = field(repr=False)
+    root: BroughtRoot | None = field(repr=False)
+
+
+def _create(building: Home, config: Config, options: InitOptions, brought: _Brought) -> Created | None:
+    """Make the realm; None where it waits for an offline root."""
+    clock, url, passphrase, root = SystemClock(), store_url(building, config), brought.passphrase, brought.root
     building.keys.mkdir(mode=PRIVATE_FOLDER)
-
-    def make_key(role: Role, trust_domain: TrustDomain, generation: int) -> Signer:
-        return folder.create(role, trust_domain, generation, passphrase.value)
-
-    new = NewRealm(options.trust_domain, options.lifetimes, options.name_constraint, actor=f"uid:{os.getuid()}")
+    new = NewRealm(
+        trust_domain=options.trust_domain,
+        lifetimes=options.lifetimes,
+        name_constraint=options.name_constraint,
+        actor=f"uid:{os.getuid()}",
+        root_certificate=root.certificate if root else b"",
+    )
     upgrade(url)
     with open_store(url, clock=clock.now) as store:
-        return create(new, clock, os.urandom, make_key, SqlLedger(store))
-
-
-def _require_possible(home: Home, options: InitOptions) -> None:
-    for field_name, value in (("--root-key", options.root_key), ("--issuing-key", options.issuing_key)):
-        if value != "file":
-            raise InvalidInputError("only sealed files in this release", field=field_name, value=value)
-    if options.upstream:
-        raise InvalidInputError("comes in a later release", field="--upstream", value=options.upstream)
-    if home.path.is_symlink() or (home.path.exists() and not home.path.is_dir()):
-        raise HomeExistsError(f"{home.path} is no folder; nothing was changed", remedy="choose another --home")
-    if home.path.is_dir() and any(home.path.iterdir()):
-        raise HomeExistsError(
-            f"{home.path} is not empty; nothing was changed",
-            remedy="`meshca serve` runs what is there; for a new one choose another --home",
+        keys = KeyStores(
+            trust_domain=options.trust_domain,
+            folder=KeyFolder(building.keys),
+            passphrase=lambda: passphrase.value if passphrase else b"",
+            environ=os.environ,
+            placement=placement_of(config),
+            rows=SealedKeys(store, clock.now),
+            brought=root.key if root else None,
         )
-    home.require_short_sockets()
+        with closing(keys):
+            try:
+                return _realm(new, config, keys, SqlLedger(store))
+            except MeshcaError:
+                keys.take_back()
+                raise
 
 
-@contextmanager
-def _building(home: Home) -> Iterator[Path]:
-    """Lend a new folder that becomes the home at the end, or disappears."""
-    inside = home.path.is_dir()
-    parent = home.path if inside else home.path.parent
-    folder = parent / f"{_HIDDEN}{os.urandom(6).hex()}"
-    try:
-        parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-        folder.mkdir(mode=PRIVATE_FOLDER)
-    except OSError as error:
-        raise UnavailableError(f"cannot make {folder}: {error.strerror}", remedy="choose another --home") from error
-    try:
-        yield folder
-        _put_in_place(folder, home.path, inside=inside)
-    except OSError as error:
-        raise UnavailableError(f"cannot make {home.path}: {error.strerror}", remedy="nothing was changed") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _realm(new: NewRealm, config: Config, keys: KeyStores, ledger: SqlLedger) -> Created | None:
+    clock = SystemClock()
+    match parse_upstream(config.upstream):
+        case OfflineRoot():
+            create_waiting(new, clock, keys, ledger)
+            return None
+        case PkiMount():
+            return create_below(new, upstream_of(config, keys), clock, keys, ledger)
+    return create(new, clock, os.urandom, keys, ledger)
 
 
-def _put_in_place(folder: Path, home: Path, *, inside: bool) -> None:
-    if not inside:
-        folder.chmod(PUBLIC_FOLDER)
-        folder.rename(home)
-        _sync(home.parent)
-        return
-    # The configuration comes last: without it there is no home (Home.require_initialised).
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.suffix == ".toml"):
-        entry.rename(home / entry.name)
-    home.chmod(PUBLIC_FOLDER)
-    _sync(home)
+def _require_possible(home: Home, options: InitOptions) -> UpstreamPlace:
+    root, issuing = parse_place(options.root_key, "--root-key"), parse_place(options.issuing_key, "--issuing-key")
+    if root == issuing and not isinstance(root, (FilePlace, StorePlace)):
+        raise InvalidInputError("root and issuing CA need a key each", field="--issuing-key", value=str(issuing))
+    if options.key_type:
+        require_key_type(options.key_type)
+    upstream = parse_upstream(options.upstream, "--upstream")
+    if options.name_constraint and isinstance(upstream, (PkiMount, OfflineRoot)):
+        remedy = "leave it out; whoever signs there decides about constraints"
+        raise InvalidInputError("not with a root that isn't ours", field="--name-constraint", remedy=remedy)
+    require_free(home)
+    return upstream
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _warnings(options: InitOptions, generated: Path | None) -> Iterator[str]:
+def _warnings(options: InitOptions, generated: Path | None, root: BroughtRoot | None) -> Iterator[str]:
+    if root is not None:
+        yield from root.warnings
+    if parse_upstream(options.upstream) == OfflineRoot():
+        yield OFFLINE_NEXT
     if generated:
         yield (
             f"a passphrase was generated and lies beside the keys it seals, in {generated}: whoever reads the home has "

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from meshca.authority.authority import Authority
 from meshca.authority.ports import Clock
-from meshca.authority.requests import Issued, IssueRequest, Kind, Refused
+from meshca.authority.requests import Issued, IssueRequest, Kind, Refused, profile_of
 from meshca.delivery.ports import Leaf
-from meshca.errors import ExhaustedError, MeshcaError, UnavailableError
+from meshca.errors import ExhaustedError, MeshcaError, RefusedError, UnavailableError
+from meshca.policy.hostnames import HostNames, decide_names
 from meshca.server.metrics import Metrics
 from meshca.spiffe.id import SpiffeId
-from meshca.x509.csr import check_csr
+from meshca.x509.csr import CsrKey, check_csr
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +35,11 @@ _MANY = 64
 _LARGEST_BATCH = 256
 _LINGER = 0.003
 _LONGEST_QUEUE = 50_000
+_CURVES = {"ec-p256": ec.SECP256R1, "ec-p384": ec.SECP384R1}
+
+
+class DnsNamesRefusedError(RefusedError):
+    """The node may not have one of the DNS names that it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class Order:
     requested_by: str
     csr: bytes = field(default=b"", repr=False)
     ttl: timedelta | None = None
+    dns_names: tuple[str, ...] = ()  # asked for, beside those in the CSR
+    host_names: HostNames | None = None  # what the node may have; None: none at all
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +86,14 @@ class Issuance:
             return None
         if record.status(self._clock.now()) != "valid":
             return None
-        return Leaf(record.serial, record.spiffe_id, record.not_before, record.not_after)
+        return Leaf(
+            record.serial,
+            record.spiffe_id,
+            record.not_before,
+            record.not_after,
+            record.created_at,
+            issuer_id=record.issuer_id,
+        )
 
     async def one(self, order: Order) -> Leaf:
         """Have one certificate issued.
@@ -160,11 +175,15 @@ class Issuance:
 
     # ---- in a worker thread
 
+    def _key_type(self, kind: Kind) -> str:
+        return self._authority.profiles[profile_of(kind).name].key_types[0]
+
     def _make(self, orders: Sequence[Order]) -> list[Leaf | MeshcaError]:
-        prepared = [_prepared(order) for order in orders]
+        prepared = [_prepared(order, self._key_type(order.kind)) for order in orders]
         requests = [found.request for found in prepared if isinstance(found, _Prepared)]
+        now = self._clock.now()
         results = iter(self._authority.issue(requests)) if requests else iter(())
-        return [_leaf(found, next(results)) if isinstance(found, _Prepared) else found for found in prepared]
+        return [_leaf(found, next(results), now) if isinstance(found, _Prepared) else found for found in prepared]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,27 +192,60 @@ class _Prepared:
     key_pem: bytes = field(repr=False)
 
 
-def _prepared(order: Order) -> _Prepared | MeshcaError:
+def _prepared(order: Order, key_type: str) -> _Prepared | MeshcaError:
     try:
-        spki, key_pem = (check_csr(order.csr, order.spiffe_id).spki, b"") if order.csr else _new_key()
+        if order.csr:
+            key, key_pem = check_csr(order.csr, order.spiffe_id), b""
+        else:
+            key, key_pem = _new_key(key_type)
+        names = _granted(order, key)
     except MeshcaError as error:
         return error
-    return _Prepared(
-        IssueRequest(order.spiffe_id, spki, order.ttl, order.holder, order.kind, order.requested_by), key_pem
+    request = IssueRequest(
+        order.spiffe_id, key.spki, order.ttl, order.holder, order.kind, order.requested_by, dns_names=names
     )
+    return _Prepared(request, key_pem)
 
 
-def _new_key() -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
+def _granted(order: Order, key: CsrKey) -> tuple[str, ...]:
+    """Return the DNS names that the certificate will have."""
+    asked = (*order.dns_names, *key.dns_names)
+    if not asked:
+        return ()
+    if order.host_names is None:
+        raise DnsNamesRefusedError("there are none for this kind of certificate", field="DNS name", value=asked[0])
+    decision = decide_names(order.host_names, asked)
+    if not decision.allowed:
+        why = decision.reason
+        raise DnsNamesRefusedError(
+            f"not one of {order.spiffe_id}: {why.field} of {why.object} {why.text}",
+            field="DNS name",
+            value=", ".join(decision.refused),
+            remedy="ask for the node's own host name, or none",
+        )
+    return decision.names
+
+
+def _new_key(key_type: str) -> tuple[CsrKey, bytes]:
+    key = ec.generate_private_key(_CURVES[key_type]())
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return spki, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return CsrKey(spki), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _leaf(prepared: _Prepared, result: Issued | Refused) -> Leaf | MeshcaError:
+def _leaf(prepared: _Prepared, result: Issued | Refused, now: datetime) -> Leaf | MeshcaError:
     if isinstance(result, Refused):
         return result.error
     made = result.certificate
-    return Leaf(made.serial, made.spiffe_id, made.not_before, made.not_after, result.chain_pem, prepared.key_pem)
+    return Leaf(
+        serial=made.serial,
+        spiffe_id=made.spiffe_id,
+        not_before=made.not_before,
+        not_after=made.not_after,
+        signed_at=now,
+        chain_pem=result.chain_pem,
+        key_pem=prepared.key_pem,
+        issuer_id=made.issuer_id,
+    )
 
 
 def _answer(found: Leaf | BaseException) -> Leaf | MeshcaError:

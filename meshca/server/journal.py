@@ -41,6 +41,7 @@ class StoreJournal:
         self._refusals = Refusals(self._write, monotonic)
         self._waiting: dict[tuple[str, SpiffeId], Acknowledgement] = {}
         self._writing: set[Future[None]] = set()
+        self._told: Callable[[], None] = lambda: None
 
     def refused(self, actor: str, action: str, subject: str, reason: str) -> None:
         """Log, count and audit a refusal."""
@@ -49,9 +50,27 @@ class StoreJournal:
 
     def trust_in_force(self, holder: str, spiffe_id: SpiffeId, generation: int) -> None:
         """Note that a holder has acknowledged all of this trust generation."""
-        kind = holder.partition(":")[0]
-        found = Acknowledgement(holder, kind, spiffe_id, generation, self._clock.now())
-        self._waiting[holder, spiffe_id] = found
+        self._note(holder, spiffe_id, generation=generation)
+
+    def leaf_in_force(self, holder: str, spiffe_id: SpiffeId, issuer_id: str) -> None:
+        """Note that a holder has acknowledged a leaf of this CA."""
+        self._note(holder, spiffe_id, issuer_id=issuer_id)
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Call ``told`` after each acknowledgement."""
+        self._told = told
+
+    def _note(self, holder: str, spiffe_id: SpiffeId, *, generation: int = 0, issuer_id: str = "") -> None:
+        known = self._waiting.get((holder, spiffe_id))
+        self._waiting[holder, spiffe_id] = Acknowledgement(
+            holder=holder,
+            kind=holder.partition(":")[0],
+            spiffe_id=spiffe_id,
+            generation=max(generation, known.generation if known else 0),
+            at=self._clock.now(),
+            issuer_id=issuer_id or (known.issuer_id if known else ""),
+        )
+        self._told()
 
     def rejected(self, node: str, type_url: str, digests: Collection[str], message: str) -> None:
         """Note that an Envoy has NACKed contents."""
@@ -71,6 +90,11 @@ class StoreJournal:
         """Wait until what was told so far is in the store, or the store has refused it."""
         writing = [asyncio.wrap_future(future) for future in tuple(self._writing)]
         await asyncio.gather(*writing, return_exceptions=True)
+
+    async def stored(self) -> None:
+        """Write the acknowledgements that have gathered, and wait until they are in the store."""
+        self._store_acknowledgements()
+        await self.settled()
 
     def tick(self) -> None:
         """Write what has gathered."""

@@ -11,6 +11,7 @@ from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
 from meshca.server.publication import Publication
+from meshca.server.rotations import Rotations
 from meshca.server.state import State
 from meshca.xds.registry import StreamTable
 
@@ -32,6 +33,7 @@ class Parts:
     desk: Desk
     issuance: Issuance
     publication: Publication
+    rotations: Rotations
     journal: StoreJournal
     metrics: Metrics
     streams: StreamTable

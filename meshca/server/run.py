@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,22 +23,24 @@ from typing import Any
 import grpc.aio
 import structlog
 
-from meshca.attest.gate import Gate
+from meshca.attest.gate import Gate, Room
 from meshca.attest.process import Process
 from meshca.client.target import unix_target
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.server.config import Config
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
-from meshca.server.house import House, open_house
+from meshca.server.house import House, Secret, open_house
 from meshca.server.http import HttpServer, listen
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
 from meshca.server.parts import Condition, Parts
 from meshca.server.publication import Publication
+from meshca.server.rotations import Rotations
 from meshca.server.schedule import Schedule
 from meshca.server.services.audits import AuditService
+from meshca.server.services.backups import BackupService
 from meshca.server.services.calls import servicer
 from meshca.server.services.certificates import CertificateService
 from meshca.server.services.envoys import EnvoyService
@@ -54,10 +57,11 @@ _log = structlog.get_logger(__name__)
 
 _THREADS = 8
 _GRACE = 5.0
+_ENOUGH_DESCRIPTORS = 1 << 20
 _ADMIN_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 256 << 20))
 
 
-def serve(home: Home, config: Config, passphrase: bytes, ready: Callable[[Parts], None] = lambda _: None) -> None:
+def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None] = lambda _: None) -> None:
     """Run a server until SIGTERM or SIGINT; ``ready`` is called once it answers.
 
     Raises:
@@ -73,7 +77,7 @@ def serve(home: Home, config: Config, passphrase: bytes, ready: Callable[[Parts]
         lock.release()
 
 
-async def _serve(home: Home, config: Config, passphrase: bytes, ready: Callable[[Parts], None]) -> None:
+async def _serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,7 +88,7 @@ async def _serve(home: Home, config: Config, passphrase: bytes, ready: Callable[
 
 
 @asynccontextmanager
-async def running(home: Home, config: Config, passphrase: bytes) -> AsyncIterator[Parts]:
+async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterator[Parts]:
     """Run a server for the length of an ``async with``; whoever calls holds the home's lock."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="meshca"))
@@ -93,6 +97,7 @@ async def running(home: Home, config: Config, passphrase: bytes) -> AsyncIterato
         closing.callback(house.close)
         bound = listen(config.http)
         closing.callback(bound.close)
+        await asyncio.to_thread(house.clock_watch.tick)
         await asyncio.to_thread(house.authority.start)
         parts, gates = await _assemble(house, closing)
         web = HttpServer(parts, bound)
@@ -119,18 +124,22 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     journal = StoreJournal(house.store, house.clock, metrics)
     issuance = Issuance(house.authority, house.clock, metrics)
     mesh_gate = Gate(home.mesh_socket, home.mesh_inner, mode=MESH_SOCKET_MODE)
+    mesh_gate.room = Room.within(_all_descriptors())
     admin_gate = Gate(home.admin_socket, home.admin_inner, _owner_only(home, journal), mode=ADMIN_SOCKET_MODE)
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)
     desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
+    rotations = Rotations(house.authority, journal)
+    closing.push_async_callback(rotations.close)
     parts = Parts(
         house=house,
         state=state,
         desk=desk,
         issuance=issuance,
         publication=Publication(house.authority),
+        rotations=rotations,
         journal=journal,
         metrics=metrics,
         streams=StreamTable(house.clock.now),
@@ -152,18 +161,19 @@ def _mesh_server(parts: Parts) -> Any:
 
 
 def _admin_server(parts: Parts, gate: Gate) -> Any:
-    trust = TrustService(parts)
+    trust, audits, backups = TrustService(parts), AuditService(parts), BackupService(parts)
     services = (
         MeshService(parts),
         RegistrationService(parts),
         CertificateService(parts),
         EnvoyService(parts),
-        AuditService(parts),
+        audits,
         trust,
     )
     unary = {name: method for service in services for name, method in service.calls().items()}
+    streams = {**trust.streams(), **audits.streams(), **backups.streams()}
     server = grpc.aio.server(options=_ADMIN_OPTIONS)
-    admin_pb2_grpc.add_AdminServicer_to_server(servicer(gate, unary, trust.streams()), server)
+    admin_pb2_grpc.add_AdminServicer_to_server(servicer(gate, unary, streams), server)
     return server
 
 
@@ -173,6 +183,13 @@ def _bind(server: Any, path: Path) -> None:
         server.add_insecure_port(unix_target(path))
     except RuntimeError as error:
         raise UnavailableError(f"cannot listen on {path}") from error
+
+
+def _all_descriptors() -> int:
+    """Raise the limit of file descriptors as far as this process may, and return it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else _ENOUGH_DESCRIPTORS
 
 
 def _owner_only(home: Home, journal: StoreJournal) -> Callable[[Process], None]:

@@ -16,12 +16,18 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from meshca.authority.lifetimes import Lifetimes
 from meshca.errors import MeshcaError
 from meshca.server.parts import Parts
+from meshca.store.retention import Retention
 
 _log = structlog.get_logger(__name__)
 
 _GATHERED = 1.0
-_SHORTEST_TICK, _LONGEST_TICK = 1.0, 60.0
+_KEYS = 5.0
+_UPSTREAM = 5.0
+_SHORTEST_TICK, _LONGEST_TICK = 0.25, 60.0
 _TICKS_PER_LIFE = 12
+_RETENTION = 60.0
+# 10,000 records a minute leave the ledger at most, which is more than an hour's leaves of 500,000 holders bring.
+_BATCHES = 20
 
 Work = Callable[[], Awaitable[object]]
 
@@ -40,10 +46,15 @@ class Schedule:
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         every = tick_seconds(parts.house.authority.lifetimes)
         self._add("journal", _GATHERED, self._journal)
+        self._add("key stores", _KEYS, self._key_stores)
         self._add("leaves", every, self._leaves)
         self._add("crls", every, self._crls)
+        self._add("upstream", max(every, _UPSTREAM), self._upstream)
+        self._add("rotation", every, parts.rotations.tick)
+        self._add("clock", every, self._clock)
         self._add("state", every, parts.state.refresh)
         self._add("audit checkpoint", every, self._checkpoint)
+        self._add("retention", _RETENTION, self._retention)
 
     def start(self) -> None:
         """Begin to tick."""
@@ -71,20 +82,43 @@ class Schedule:
 
     async def _leaves(self) -> None:
         self._parts.desk.leaves.tick()
+        self._parts.desk.replace_tainted()
+
+    async def _key_stores(self) -> None:
+        await asyncio.to_thread(self._parts.house.keys.tend)
+
+    async def _clock(self) -> None:
+        await asyncio.to_thread(self._parts.house.clock_watch.tick)
 
     async def _crls(self) -> None:
         await asyncio.to_thread(self._parts.house.authority.publish_crls)
 
+    async def _upstream(self) -> None:
+        await asyncio.to_thread(self._parts.house.authority.fetch_crls)
+
     async def _checkpoint(self) -> None:
         await asyncio.to_thread(self._parts.house.audit.checkpoint_if_due, self._parts.house.clock.now())
 
+    async def _retention(self) -> None:
+        house, now = self._parts.house, self._parts.house.clock.now()
+        retention, before = Retention(house.store), now - house.config.retention
+        for _ in range(_BATCHES):
+            if await asyncio.to_thread(retention.archive, before, now) < retention.batch:
+                return
+
 
 def _guarded(name: str, work: Work) -> Work:
+    last = ""
+
     async def tick() -> None:
+        nonlocal last
         try:
             await work()
+            last = ""
         except MeshcaError as error:
-            _log.warning("tick failed", tick=name, reason=str(error))
+            if str(error) != last:  # ticks are many: what fails in the same way again has been said
+                last = str(error)
+                _log.warning("tick failed", tick=name, reason=last)
         except Exception:  # whatever it was, the next tick comes
             _log.exception("tick failed", tick=name)
 

@@ -46,6 +46,7 @@ def first_snapshot(house: House) -> Snapshot:
         registrations=tuple(house.registrations.list()),
         suspended=house.authority.suspended(),
         epochs=MappingProxyType(house.epochs.load()),
+        frozen=house.authority.freezing.frozen(),
     )
 
 
@@ -125,9 +126,11 @@ class State:
     def _read_suspensions(self) -> None:
         with self._in_order:
             epochs = self._house.epochs.load()
-            suspended = self._house.authority.suspended()
+            suspended, frozen = self._house.authority.suspended(), self._house.authority.freezing.frozen()
             self._post(
-                lambda: self._put_if_new(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
+                lambda: self._put_if_new(
+                    replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs), frozen=frozen)
+                )
             )
 
     # ---- events of the authority, in whatever thread

@@ -72,9 +72,7 @@ class SpiffeId:
         if not _PLAIN_PATH.fullmatch(self.path):
             _require_path(self.path)
         if len(_SCHEME) + len(self.trust_domain.name) + len(self.path) > MAX_ID_BYTES:
-            raise IdentityError(
-                f"a SPIFFE ID has at most {MAX_ID_BYTES} bytes (SPIFFE-ID §2.3)", field="SPIFFE ID", value=str(self)
-            )
+            raise _too_long(str(self))
 
     @classmethod
     def parse(cls, text: str | bytes) -> SpiffeId:
@@ -85,9 +83,7 @@ class SpiffeId:
         """
         shown = text if isinstance(text, str) else text.decode("ascii", "backslashreplace")
         if len(text) > MAX_ID_BYTES:
-            raise IdentityError(
-                f"a SPIFFE ID has at most {MAX_ID_BYTES} bytes (SPIFFE-ID §2.3)", field="SPIFFE ID", value=shown
-            )
+            raise _too_long(shown)
         if not shown.startswith(_SCHEME):
             raise IdentityError(
                 "a SPIFFE ID starts with spiffe:// in lower case (SPIFFE-ID §2)",
@@ -112,24 +108,26 @@ class SpiffeId:
         return f"{_SCHEME}{self.trust_domain.name}{self.path}"
 
 
+def _too_long(text: str) -> IdentityError:
+    rule = f"a SPIFFE ID has at most {MAX_ID_BYTES} bytes (SPIFFE-ID §2.3)"
+    return IdentityError(rule, field="SPIFFE ID", value=text, remedy="use a shorter path")
+
+
 def _require_path(path: str) -> None:
     """Raise unless every segment follows SPIFFE-ID §2.2; ``...`` is legal, ``.`` and ``..`` are not."""
     if not path:
         return
     if path[0] != "/":
-        raise IdentityError("a path starts with / (SPIFFE-ID §2.2)", field="SPIFFE ID path", value=path)
+        raise _path_error("a path starts with /", path, "write it as spiffe://trust-domain/path")
     for segment in path[1:].split("/"):
         if not segment:
-            raise IdentityError(
-                "a path has no empty segment and no trailing slash (SPIFFE-ID §2.2)", field="SPIFFE ID path", value=path
-            )
+            raise _path_error("a path has no empty segment and no trailing slash", path, "leave the extra / out")
         if segment in {".", ".."}:
-            raise IdentityError(
-                "a path segment is neither '.' nor '..' (SPIFFE-ID §2.2)", field="SPIFFE ID path", value=path
-            )
+            raise _path_error("a path segment is neither '.' nor '..'", path, "write the path that is meant in full")
         if not _SEGMENT.fullmatch(segment):
-            raise IdentityError(
-                "a path segment holds only the characters a-z A-Z 0-9 . - _ (SPIFFE-ID §2.2)",
-                field="SPIFFE ID path",
-                value=path,
-            )
+            rule = "a path segment holds only the characters a-z A-Z 0-9 . - _"
+            raise _path_error(rule, path, "nothing is percent-encoded; use another name")
+
+
+def _path_error(rule: str, path: str, remedy: str) -> IdentityError:
+    return IdentityError(f"{rule} (SPIFFE-ID §2.2)", field="SPIFFE ID path", value=path, remedy=remedy)

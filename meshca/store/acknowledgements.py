@@ -13,35 +13,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, or_, select
+from sqlalchemy import Connection, and_, case, delete, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from meshca.authority.ports import Straggler
+from meshca.authority.requests import DROP_ONCE, ISSUED_ONCE
 from meshca.spiffe.id import SpiffeId
 from meshca.store.certificates import parsed
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import ACKNOWLEDGEMENTS, CERTIFICATES, NACKS
+from meshca.store.texts import storable
 from meshca.store.times import micros, moment
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """A holder has taken over this trust generation."""
+    """A holder has put in force this trust generation, or a leaf of this CA, or both; 0 and "" say nothing."""
 
     holder: str
     kind: str
     spiffe_id: SpiffeId
     generation: int
     at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Straggler:
-    """A holder of an unexpired leaf who has not acknowledged; ``acknowledged`` is what it has, 0 for nothing."""
-
-    holder: str
-    kind: str
-    spiffe_id: SpiffeId
-    acknowledged: int
+    issuer_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,10 @@ class Acknowledgements:
         """Record them, without waiting: the future is done once they have committed."""
         rows = [_row(acknowledgement) for acknowledgement in acknowledgements]
         # One row twice in a statement is an error to PostgreSQL; of two, the higher generation counts.
-        newest = {(row["holder"], row["spiffe_id"]): row for row in sorted(rows, key=lambda row: row["generation"])}
+        newest: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in sorted(rows, key=lambda row: row["generation"]):
+            key = (row["holder"], row["spiffe_id"])
+            newest[key] = {**row, "issuer_id": row["issuer_id"] or newest.get(key, row)["issuer_id"]}
         return self._store.submit(lambda transaction: _upsert(transaction.connection, list(newest.values())))
 
     def generation_of(self, holder: str, spiffe_id: SpiffeId) -> int:
@@ -78,19 +75,34 @@ class Acknowledgements:
 
     def stragglers(self, generation: int, at: datetime) -> list[Straggler]:
         """Return who holds a leaf that is unexpired at this time and has not acknowledged the generation."""
+        behind = or_(ACKNOWLEDGEMENTS.c.generation.is_(None), ACKNOWLEDGEMENTS.c.generation < generation)
+        return self._waited_for(_holding(at).where(behind))
+
+    def still_on(self, issuer_id: str, at: datetime) -> list[Straggler]:
+        """Return who may still serve a leaf of this CA: the last one acknowledged, or an unexpired one and no other."""
+        acknowledged = func.coalesce(ACKNOWLEDGEMENTS.c.issuer_id, "")
+        unknown = and_(acknowledged == "", CERTIFICATES.c.issuer_id == issuer_id)
+        return self._waited_for(_holding(at).where(or_(acknowledged == issuer_id, unknown)))
+
+    def holders(self, at: datetime) -> int:
+        """Return how many holders of an unexpired leaf there are to wait for."""
+        with self._store.read() as connection:
+            return connection.execute(select(func.count()).select_from(_holding(at).subquery())).scalar_one()
+
+    def _waited_for(self, query: Any) -> list[Straggler]:
         with self._store.read() as connection:
             return [
                 Straggler(row.holder, row.kind, parsed(row.spiffe_id), row.acknowledged or 0)
-                for row in connection.execute(_behind(generation, at))
+                for row in connection.execute(query)
             ]
 
     def reject(self, rejection: Rejection) -> Future[None]:
         """Remember what a node has refused, without waiting."""
         row = {
-            "node": rejection.node,
+            "node": storable(rejection.node),
             "content_hash": rejection.content_hash,
             "type_url": rejection.type_url,
-            "message": rejection.message,
+            "message": storable(rejection.message),
             "at": micros(rejection.at),
         }
 
@@ -129,6 +141,7 @@ def _row(acknowledgement: Acknowledgement) -> dict[str, Any]:
         "spiffe_id": str(acknowledgement.spiffe_id),
         "generation": acknowledgement.generation,
         "at": micros(acknowledgement.at),
+        "issuer_id": acknowledgement.issuer_id,
     }
 
 
@@ -137,19 +150,27 @@ def _insert(connection: Connection) -> Any:
 
 
 def _upsert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Write what is new: a generation only grows; of leaves, the last one acknowledged counts."""
     if not rows:
         return
     upsert = _insert(connection)(ACKNOWLEDGEMENTS)
-    replaced = {name: upsert.excluded[name] for name in ("kind", "generation", "at")}
+    old, new = ACKNOWLEDGEMENTS.c, upsert.excluded
+    newer, another = old.generation < new.generation, and_(new.issuer_id != "", new.issuer_id != old.issuer_id)
     statement = upsert.on_conflict_do_update(
         index_elements=ACKNOWLEDGEMENTS.primary_key.columns,
-        set_=replaced,
-        where=ACKNOWLEDGEMENTS.c.generation < upsert.excluded.generation,
+        set_={
+            "kind": new.kind,
+            "at": new.at,
+            "generation": case((newer, new.generation), else_=old.generation),
+            "issuer_id": case((new.issuer_id != "", new.issuer_id), else_=old.issuer_id),
+        },
+        where=or_(newer, another),
     )
     connection.execute(statement, sorted(rows, key=lambda row: (row["holder"], row["spiffe_id"])))
 
 
-def _behind(generation: int, at: datetime) -> Any:
+def _holding(at: datetime) -> Any:
+    """Select the holders of an unexpired leaf that are waited for, with what they have acknowledged."""
     same = and_(
         ACKNOWLEDGEMENTS.c.holder == CERTIFICATES.c.holder, ACKNOWLEDGEMENTS.c.spiffe_id == CERTIFICATES.c.spiffe_id
     )
@@ -165,7 +186,8 @@ def _behind(generation: int, at: datetime) -> Any:
             CERTIFICATES.c.not_after > micros(at),
             CERTIFICATES.c.revoked_at.is_(None),
             CERTIFICATES.c.state == "issued",
-            or_(ACKNOWLEDGEMENTS.c.generation.is_(None), ACKNOWLEDGEMENTS.c.generation < generation),
+            CERTIFICATES.c.holder != ISSUED_ONCE,
+            CERTIFICATES.c.holder.not_like(f"{DROP_ONCE}%"),
         )
         .group_by(CERTIFICATES.c.holder, CERTIFICATES.c.spiffe_id)
         .order_by(CERTIFICATES.c.spiffe_id, CERTIFICATES.c.holder)

@@ -16,6 +16,7 @@ from meshca.store.chain import Head, digest
 from meshca.store.errors import breaks_constraint
 from meshca.store.prepared import Prepared
 from meshca.store.schema import AUDIT
+from meshca.store.texts import storable
 from meshca.store.times import micros
 
 _Row = tuple[str | int, ...]  # in the order of the table's columns
@@ -69,7 +70,8 @@ class AuditAppender:
         at, writer, previous = micros(self._clock()), self.writer, head.hash
         rows: list[_Row] = []
         for seq, entry in enumerate(entries, start=head.seq + 1):
-            act = (entry.actor, entry.action, entry.subject, entry.outcome, entry.reason)
+            actor, subject, reason = storable(entry.actor), storable(entry.subject), storable(entry.reason)
+            act = (actor, entry.action, subject, entry.outcome, reason)
             fields = (writer, seq, at, *act, previous)
             previous = digest(fields)
             rows.append((*fields, previous))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,8 +36,8 @@ def load_checkpoints(connection: Connection) -> list[Checkpoint]:
     return [Checkpoint(*row) for row in connection.execute(query)]
 
 
-def write_file(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the home's copy: a new file of mode 0600, synced, renamed over the old one.
+def stage_file(path: Path, checkpoint: Checkpoint) -> None:
+    """Write what becomes the home's copy beside it: a new file of mode 0600, synced.
 
     Raises:
         StoreError: the file cannot be written.
@@ -48,43 +50,79 @@ def write_file(path: Path, checkpoint: Checkpoint) -> None:
         "signer_id": checkpoint.signer_id,
         "signature": checkpoint.signature.hex(),
     }
-    fresh = path.with_name(path.name + ".new")
+    fresh = staged(path)
     try:
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(json.dumps(document, separators=(",", ":")) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise StoreError(
-            f"the audit checkpoint cannot be written: {error.strerror}",
-            value=str(path),
-            remedy="free some space, check the folder's mode",
-        ) from error
+        raise _unwritable(path, error) from error
 
 
-def read_file(path: Path, findings: list[str], *, expected: bool) -> Checkpoint | None:
-    """Return the checkpoint in a file; what is wrong with the file is added to the findings."""
+def replace_file(path: Path) -> None:
+    """Put what is staged in the place of the home's copy.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
     try:
-        document = json.loads(path.read_bytes())
-        return Checkpoint(
-            writer=str(document["writer"]),
-            seq=int(document["seq"]),
-            hash=str(document["hash"]),
-            at=int(document["at"]),
-            signer_id=str(document["signer_id"]),
-            signature=bytes.fromhex(document["signature"]),
-        )
+        staged(path).replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def staged(path: Path) -> Path:
+    """Return where a file is written before it takes its place."""
+    return path.with_name(path.name + ".new")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Checkpoints that somebody kept: the text of a checkpoint file, or lines of the server's log."""
+
+    name: str
+    content: bytes
+
+
+def read_file(path: Path, findings: list[str]) -> tuple[list[Checkpoint], bool]:
+    """Return the checkpoint of the home's file, and whether the file is missing; other faults go to the findings."""
+    try:
+        return read_kept(Kept(path.name, path.read_bytes()), findings), False
     except FileNotFoundError:
-        if expected:
-            findings.append(f"{path.name}: the checkpoint file is missing")
+        return [], True
     except OSError as error:
         findings.append(f"{path.name}: the checkpoint file cannot be read: {error.strerror}")
-    except (ValueError, KeyError, TypeError):
-        findings.append(f"{path.name}: the checkpoint file is damaged")
-    return None
+        return [], False
+
+
+def read_kept(kept: Kept, findings: list[str]) -> list[Checkpoint]:
+    """Return the checkpoints of a text, one a line; a log line that is no checkpoint is passed over."""
+    found, damaged = [], False
+    for line in kept.content.splitlines():
+        if b'"signature"' not in line:
+            continue
+        try:
+            found.append(_checkpoint(json.loads(line)))
+        except (ValueError, KeyError, TypeError):
+            damaged = True
+    if damaged or not found:
+        findings.append(f"{kept.name}: the checkpoint file is damaged")
+    return found
+
+
+def _checkpoint(document: Any) -> Checkpoint:
+    return Checkpoint(
+        writer=str(document["writer"]),
+        seq=int(document["seq"]),
+        hash=str(document["hash"]),
+        at=int(document["at"]),
+        signer_id=str(document["signer_id"]),
+        signature=bytes.fromhex(document["signature"]),
+    )
 
 
 def file_findings(kept: Sequence[Checkpoint], stored: Sequence[Checkpoint]) -> list[str]:
@@ -122,6 +160,14 @@ def _is_signed(checkpoint: Checkpoint, certificate: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"the audit checkpoint cannot be written: {error.strerror}",
+        value=str(path),
+        remedy="free some space, check the folder's mode",
+    )
 
 
 def _sync_folder(path: Path) -> None:

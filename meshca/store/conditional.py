@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 # Advisory lock keys: any number, as long as nobody else uses it in this database.
 _SUSPENSION_LOCK = 0x6D657368_6361_0002
+_SEALED_KEYS_LOCK = 0x6D657368_6361_0010
 
 
 def insert_missing(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
@@ -47,3 +48,9 @@ def own_suspensions(connection: Connection) -> None:
     """Wait for every intent that is being written, and hold off others until this transaction has ended."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SUSPENSION_LOCK})
+
+
+def own_sealed_keys(connection: Connection) -> None:
+    """Hold off whoever adds or changes sealed keys until this transaction has ended."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SEALED_KEYS_LOCK})

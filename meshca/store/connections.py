@@ -67,6 +67,13 @@ def parse_url(text: str) -> URL:
     raise StoreUrlError("unknown kind of database", field="store.url", value=url.drivername, remedy=_FORMS)
 
 
+def place_of(url: URL) -> str:
+    """Return what people call the database: the path of its file, or database and host; never a password."""
+    if url.drivername.startswith("sqlite"):
+        return str(url.database)
+    return f"database {url.database} on {url.host or 'the local socket'}"
+
+
 _FORMS = "write sqlite:////folder/meshca.db or postgresql://user@host/database"
 
 

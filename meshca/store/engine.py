@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from meshca.store import migrate
 from meshca.store.appending import AuditAppender
 from meshca.store.chain import Head
-from meshca.store.connections import Connections, connect, parse_url
-from meshca.store.errors import translated
+from meshca.store.connections import Connections, connect, parse_url, place_of
+from meshca.store.errors import damaged, translated
 from meshca.store.writer import Operation, Transaction, Writer
 
-__all__ = ["Store", "Transaction", "open_store", "upgrade"]
+__all__ = ["Store", "Transaction", "briefly", "check", "open_store", "schema_of", "upgrade"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,10 @@ class Store:
     def writer(self) -> str:
         """The name of this process's audit chain."""
         return self._appender.writer
+
+    def write_as(self, writer: str) -> None:
+        """Write another audit chain than the one opened with; for the time before the first write."""
+        self._appender.writer = writer
 
     @property
     def known_head(self) -> Head:
@@ -79,10 +83,18 @@ class Store:
             with self._connections.reading.connect() as connection, connection.begin():
                 yield connection
         except Exception as error:
-            shown = translated(error)
+            shown = translated(error, place_of(self._connections.reading.url))
             if shown is error:
                 raise
             raise shown from error
+
+    def server_time(self) -> datetime | None:
+        """Return what the database's server says of the time; None where it has no clock of its own."""
+        with self.read() as connection:
+            if connection.dialect.name != "postgresql":
+                return None
+            found: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            return found.astimezone(UTC)
 
     def close(self) -> None:
         """Finish what is queued and close every connection."""
@@ -113,12 +125,45 @@ def upgrade(url: str) -> None:
         SchemaError: the schema is newer than this code.
         StoreError: the database does not answer.
     """
+    with briefly(url) as connection:
+        migrate.upgrade(connection)
+
+
+def schema_of(url: str) -> str | None:
+    """Return the schema that the database has; None for none.
+
+    Raises:
+        StoreError: the database does not answer.
+    """
+    with briefly(url) as connection:
+        return migrate.revision(connection)
+
+
+def check(url: str) -> str:
+    """Return the schema, having checked that it is current and that no page of a SQLite file is damaged.
+
+    Raises:
+        SchemaError: it is absent, older or newer.
+        StoreError: the database does not answer, or is damaged.
+    """
+    with briefly(url) as connection:
+        migrate.require_current(connection)
+        if connection.dialect.name == "sqlite":
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if found != "ok":
+                raise damaged(place_of(connection.engine.url))
+        return migrate.newest()
+
+
+@contextmanager
+def briefly(url: str) -> Iterator[Connection]:
+    """Lend a connection that writes, in one transaction, outside of any store."""
     connections = connect(parse_url(url))
     try:
         with connections.writing.connect() as connection, connection.begin():
-            migrate.upgrade(connection)
+            yield connection
     except Exception as error:
-        shown = translated(error)
+        shown = translated(error, place_of(connections.writing.url))
         if shown is error:
             raise
         raise shown from error

@@ -60,17 +60,27 @@ _WORDS: tuple[tuple[frozenset[str], str, str], ...] = (
         "find who holds it open (fuser, pg_locks) and call again",
     ),
     (_READ_ONLY, "the database is read-only; nothing was changed", "check the modes of its file and folder"),
-    (_DAMAGED, "the database is damaged", "stop the server and restore the newest backup"),
 )
 
 
-def translated(error: BaseException) -> BaseException:
+def damaged(place: str) -> StoreError:
+    """Return the error for a database whose pages are not what was written; ``place`` says which."""
+    return StoreError(
+        "the database is damaged",
+        field=place,
+        remedy="keep it for whoever looks into it, and `meshca restore` the newest backup into an empty home",
+    )
+
+
+def translated(error: BaseException, place: str = "") -> BaseException:
     """Return the error that a caller may see: database errors as StoreError, every other one as it is."""
     if isinstance(error, PoolTimeoutError):
         return _caused(StoreError("every database connection is busy", remedy="call again"), error)
     if not _is_outage(_original(error)) and not isinstance(error, InvalidRequestError):
         return error
     code = _code(error)
+    if code in _DAMAGED:
+        return _caused(damaged(place), error)
     for codes, message, remedy in _WORDS:
         if code in codes:
             return _caused(StoreError(message, remedy=remedy), error)

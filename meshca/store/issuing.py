@@ -1,8 +1,9 @@
 """Intents and results: the two writes of every certificate.
 
-Rules: an intent is inserted only where no suspension of its identity exists, by the inserting statement itself. A
-result replaces the intent's TBS, which the certificate contains byte for byte, and only while the intent is pending and
-not revoked. Both run as prepared statements: this path bounds how many certificates a second can be issued.
+Rules: an intent is inserted only where no suspension of its identity exists and issuance is not frozen, by the
+inserting statement itself. A result replaces the intent's TBS, which the certificate contains byte for byte, and only
+while the intent is pending and not revoked, and issuance not frozen. Both run as prepared statements: this path bounds
+how many certificates a second can be issued.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from meshca.authority.ports import Abandoned, Intent, Result
 from meshca.errors import ConflictError
 from meshca.store.conditional import share_suspensions
 from meshca.store.errors import breaks_constraint
+from meshca.store.freezing import IS_FROZEN
 from meshca.store.prepared import Prepared
 from meshca.store.schema import CERTIFICATES, SUSPENSIONS
 from meshca.store.times import micros
@@ -30,7 +32,8 @@ _INSERT_INTENT = Prepared(
         select(*[bindparam(column.name, type_=column.type) for column in _GIVEN], _PENDING).where(
             ~exists(literal_column("1"))
             .where(SUSPENSIONS.c.spiffe_id == bindparam("spiffe_id", type_=SUSPENSIONS.c.spiffe_id.type))
-            .correlate(None)
+            .correlate(None),
+            ~IS_FROZEN,
         ),
     )
 )
@@ -42,7 +45,7 @@ _OPEN = (
 )
 _ISSUE = Prepared(
     update(CERTIFICATES)
-    .where(*_OPEN)
+    .where(*_OPEN, ~IS_FROZEN)
     .values(
         state=literal_column("'issued'"),
         tbs=null(),
@@ -53,7 +56,7 @@ _ABANDON = Prepared(update(CERTIFICATES).where(*_OPEN).values(state=literal_colu
 
 
 def insert_intents(connection: Connection, intents: Sequence[Intent]) -> list[bool]:
-    """Write the intents; False for each whose identity is suspended.
+    """Write the intents; False for each whose identity is suspended, and for all while issuance is frozen.
 
     Raises:
         ConflictError: a serial has been used before; none of the intents was written.
@@ -71,7 +74,11 @@ def insert_intents(connection: Connection, intents: Sequence[Intent]) -> list[bo
 
 
 def finish_intents(connection: Connection, results: Sequence[Result | Abandoned]) -> list[bool]:
-    """Turn pending intents into certificates or give them up; False for each that is not pending, or revoked."""
+    """Turn pending intents into certificates or give them up; False for each that is not pending, or revoked.
+
+    While issuance is frozen none becomes a certificate.
+    """
+    share_suspensions(connection)
     issued = [{"intent": result.serial, "der": result.certificate} for result in results if isinstance(result, Result)]
     given_up = [{"intent": result.serial} for result in results if isinstance(result, Abandoned)]
     done = iter(_ISSUE.run_each(connection, issued))

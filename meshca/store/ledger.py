@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from meshca.authority.audit import AuditEntry
-from meshca.authority.ports import Abandoned, Intent, Ledger, Result, Revocation
-from meshca.authority.records import AuthorityRecord, CertificateFilter, CertificateRecord, Realm
+from meshca.authority.ports import Abandoned, Intent, Ledger, Result, Revocation, TrustChange
+from meshca.authority.records import AuthorityRecord, CaRequest, CertificateFilter, CertificateRecord, Freeze, Realm
 from meshca.spiffe.id import SpiffeId
+from meshca.store import freezing
 from meshca.store.certificates import find_certificate, list_certificates
 from meshca.store.engine import Store, Transaction
+from meshca.store.expiry import lapsed, last_expiry
 from meshca.store.issuing import finish_intents, insert_intents
+from meshca.store.requests import keep, load_pending
 from meshca.store.revocation import (
     listed_entries,
     resume_identity,
@@ -21,6 +24,7 @@ from meshca.store.revocation import (
 )
 from meshca.store.trust import (
     advance_generation,
+    hasten,
     insert_authority,
     insert_crls,
     insert_realm,
@@ -28,6 +32,8 @@ from meshca.store.trust import (
     load_generation,
     load_latest_crls,
     load_realm,
+    move_authority,
+    taint,
 )
 from meshca.x509.crl import Crl, RevokedEntry
 
@@ -62,14 +68,51 @@ class SqlLedger:
         with self._store.read() as connection:
             return load_authorities(connection)
 
-    def add_authority(self, record: AuthorityRecord, audit: AuditEntry) -> None:
-        """Add one CA."""
+    def change_trust(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
+        """Make the next trust generation, all or nothing."""
 
-        def add(transaction: Transaction) -> None:
-            insert_authority(transaction.connection, record)
+        def change_it(transaction: Transaction) -> None:
+            advance_generation(transaction.connection, change.generation)
+            for move in change.moved:
+                move_authority(transaction.connection, move)
+            for record in change.added:
+                insert_authority(transaction.connection, record)
+            insert_crls(transaction.connection, change.crls)
+            transaction.audit(*audit)
+
+        self._store.write(change_it)
+
+    def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
+        """Make an activation due; False when it is already."""
+
+        def hasten_it(transaction: Transaction) -> bool:
+            if not hasten(transaction.connection, ca_id, at):
+                return False
             transaction.audit(audit)
+            return True
 
-        self._store.write(add)
+        return self._store.write(hasten_it)
+
+    def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
+        """Mark CAs as believed stolen; returns those that were not yet."""
+
+        def taint_them(transaction: Transaction) -> list[str]:
+            marked = taint(transaction.connection, ca_ids, at)
+            if marked:
+                transaction.audit(*audit)
+            return marked
+
+        return self._store.write(taint_them)
+
+    def lapsed(self, at: datetime) -> int:
+        """Return how many identities have had a certificate, if none is valid any more."""
+        with self._store.read() as connection:
+            return lapsed(connection, at)
+
+    def last_expiry(self, issuer_id: str, since: datetime) -> datetime | None:
+        """Return when the last leaf of this CA ends that was asked for since then."""
+        with self._store.read() as connection:
+            return last_expiry(connection, issuer_id, since)
 
     def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
         """Write the intents; False for each whose identity is suspended."""
@@ -128,6 +171,31 @@ class SqlLedger:
 
         return self._store.write(resume)
 
+    def freeze(self, freeze: Freeze, audit: AuditEntry) -> bool:
+        """Let nothing be issued from here on; False when that is so already."""
+
+        def freeze_it(transaction: Transaction) -> bool:
+            done = freezing.freeze(transaction.connection, freeze)
+            transaction.audit(*[audit] * done)
+            return done
+
+        return self._store.write(freeze_it)
+
+    def unfreeze(self, audit: AuditEntry) -> bool:
+        """Let certificates be issued again; False when they are."""
+
+        def unfreeze_it(transaction: Transaction) -> bool:
+            done = freezing.unfreeze(transaction.connection)
+            transaction.audit(*[audit] * done)
+            return done
+
+        return self._store.write(unfreeze_it)
+
+    def frozen(self) -> Freeze | None:
+        """Return since when nothing is issued, or None."""
+        with self._store.read() as connection:
+            return freezing.load_freeze(connection)
+
     def suspended(self) -> frozenset[SpiffeId]:
         """Return the suspended identities."""
         with self._store.read() as connection:
@@ -147,6 +215,22 @@ class SqlLedger:
             transaction.audit(*audit)
 
         self._store.write(store)
+
+    def pending_request(self) -> CaRequest | None:
+        """Return the request for an issuing CA's certificate that waits for its chain."""
+        with self._store.read() as connection:
+            return load_pending(connection)
+
+    def keep_request(self, request: CaRequest, audit: AuditEntry) -> bool:
+        """Keep a request; False while another is pending."""
+
+        def keep_it(transaction: Transaction) -> bool:
+            if not keep(transaction.connection, request):
+                return False
+            transaction.audit(audit)
+            return True
+
+        return self._store.write(keep_it)
 
     def latest_crls(self) -> dict[str, Crl]:
         """Return the newest CRL of each issuer."""

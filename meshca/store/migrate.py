@@ -29,7 +29,7 @@ def upgrade(connection: Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
-    _require_known(_revision(connection))
+    _require_known(revision(connection))
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -41,14 +41,14 @@ def require_current(connection: Connection) -> None:
     Raises:
         SchemaError: it is absent, older or newer.
     """
-    found = _revision(connection)
+    found = revision(connection)
     if found is None:
         raise SchemaError("the database holds no meshca schema", remedy="run `meshca init`, or `meshca db upgrade`")
     _require_known(found)
-    newest = _scripts().get_current_head()
-    if found != newest:
+    needed = newest()
+    if found != needed:
         raise SchemaError(
-            f"the database's schema is older than this meshca: it is {found}, needed is {newest}",
+            f"the database's schema is older than this meshca: it is {found}, needed is {needed}",
             remedy="make a backup and run `meshca db upgrade`",
         )
 
@@ -61,7 +61,13 @@ def _require_known(found: str | None) -> None:
         )
 
 
-def _revision(connection: Connection) -> str | None:
+def newest() -> str:
+    """Return the schema that this code was written for."""
+    return str(_scripts().get_current_head())
+
+
+def revision(connection: Connection) -> str | None:
+    """Return the schema that the database has; None for none."""
     return MigrationContext.configure(connection).get_current_revision()
 
 

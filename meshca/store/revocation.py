@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, delete, or_, select, update
 
 from meshca.authority.ports import Revocation
 from meshca.authority.records import CertificateRecord
 from meshca.spiffe.id import SpiffeId
 from meshca.store.certificates import COLUMNS, parsed, record
 from meshca.store.conditional import bump, insert_missing, own_suspensions
-from meshca.store.schema import CERTIFICATES, DRAIN_EPOCHS, SUSPENSIONS
+from meshca.store.schema import ARCHIVED_CERTIFICATES, CERTIFICATES, DRAIN_EPOCHS, SUSPENSIONS
 from meshca.store.times import micros, moment
 from meshca.x509.crl import RevokedEntry
 
@@ -70,16 +70,21 @@ def suspended_identities(connection: Connection) -> frozenset[SpiffeId]:
 
 def listed_entries(connection: Connection, issuer_id: str, at: datetime) -> list[RevokedEntry]:
     """Return what the issuer's next CRL lists, by serial."""
-    due = or_(CERTIFICATES.c.not_after > micros(at), CERTIFICATES.c.revocation_listed_until.is_(None))
-    query = (
-        select(CERTIFICATES.c.serial, CERTIFICATES.c.revoked_at, CERTIFICATES.c.revocation_reason)
-        .where(CERTIFICATES.c.issuer_id == issuer_id, CERTIFICATES.c.revoked_at.is_not(None), due)
-        .order_by(CERTIFICATES.c.serial)
-    )
+    unlisted = CERTIFICATES.c.revocation_listed_until.is_(None)
+    current = _revoked_by(CERTIFICATES, issuer_id, or_(CERTIFICATES.c.not_after > micros(at), unlisted))
+    # Nothing in the archive is unexpired, unless the clock ran far ahead for a while and has been set back.
+    archived = _revoked_by(ARCHIVED_CERTIFICATES, issuer_id, ARCHIVED_CERTIFICATES.c.not_after > micros(at))
+    found = [*connection.execute(current), *connection.execute(archived)]
     return [
         RevokedEntry(serial=int(serial, 16), revoked_at=moment(revoked_at), reason=reason)
-        for serial, revoked_at, reason in connection.execute(query)
+        for serial, revoked_at, reason in sorted(tuple(row) for row in found)
     ]
+
+
+def _revoked_by(table: Table, issuer_id: str, due: ColumnElement[bool]) -> Select[tuple[str, int, str]]:
+    return select(table.c.serial, table.c.revoked_at, table.c.revocation_reason).where(
+        table.c.issuer_id == issuer_id, table.c.revoked_at.is_not(None), due
+    )
 
 
 def mark_listed(connection: Connection, issuer_id: str, this_update: datetime) -> None:

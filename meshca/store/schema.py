@@ -4,11 +4,13 @@ Rules:
 - Times are whole microseconds (times.py), sets and specs are canonical JSON text, so that both databases hold the same.
 - Trust is a set of CAs. `authorities.generation` is the trust generation that first carried the CA.
 - A certificate's row begins as an intent (`pending`, with the whole TBS). Its result replaces the TBS, which stands
-  inside the certificate byte for byte. A row is never deleted here.
-- Every list that people page through has an index that ends in created_at, as the order of pages does (then serial).
+  inside the certificate byte for byte. A row is never deleted, but moves to the archive long after its expiry.
+- Every list that people page through has an index in the order of pages, which is created_at (then serial).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -47,6 +49,10 @@ def _optional_number(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=True)
 
 
+def _optional_text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=True)
+
+
 def _bytes(name: str) -> Column[bytes]:
     return Column(name, LargeBinary, nullable=False)
 
@@ -60,6 +66,13 @@ REALM = Table(
     _number("trust_generation"),
     _number("mesh_revision"),
     _text("lifetimes"),
+    # Since when, by whom and why nothing is issued; null: it is.
+    _optional_number("frozen_at"),
+    # The newest restore, and the time of the backup that it was made from (restoring.py); null: never restored.
+    _optional_number("restored_at"),
+    _optional_number("backup_at"),
+    _optional_text("frozen_by"),
+    _optional_text("frozen_reason"),
     CheckConstraint("id = 1", name="one_row"),
 )
 
@@ -75,65 +88,68 @@ AUTHORITIES = Table(
     _text("key_ref"),
     _number("not_before"),
     _number("not_after"),
-    CheckConstraint("role IN ('root', 'issuing')", name="role"),
+    _optional_number("prepared_at"),
+    _optional_number("activate_at"),
+    _optional_number("activated_at"),
+    _optional_number("retired_at"),
+    _optional_number("tainted_at"),
+    CheckConstraint("role IN ('root', 'intermediate', 'issuing')", name="role"),
     CheckConstraint("state IN ('prepared', 'active', 'old', 'removed')", name="state"),
 )
-# At most one active CA of each role, whatever two replicas do at once.
-Index(
-    "uq_authorities_active",
-    AUTHORITIES.c.role,
-    unique=True,
-    sqlite_where=text("state = 'active'"),
-    postgresql_where=text("state = 'active'"),
-)
+# At most one active and one prepared CA of each role, whatever two replicas do at once.
+for _state in ("active", "prepared"):
+    Index(
+        f"uq_authorities_{_state}",
+        AUTHORITIES.c.role,
+        unique=True,
+        sqlite_where=text(f"state = '{_state}' AND role <> 'intermediate'"),
+        postgresql_where=text(f"state = '{_state}' AND role <> 'intermediate'"),
+    )
 
-CERTIFICATES = Table(
-    "certificates",
-    METADATA,
-    Column("serial", Text, primary_key=True),
-    _text("spiffe_id"),
-    _text("issuer_id"),
-    _text("state"),
-    Column("tbs", LargeBinary, nullable=True),
-    Column("certificate", LargeBinary, nullable=True),
-    _number("not_before"),
-    _number("not_after"),
-    _text("holder"),
-    _text("kind"),
-    _text("requested_by"),
-    _number("created_at"),
-    _optional_number("revoked_at"),
-    Column("revocation_reason", Text, nullable=True),
-    _optional_number("revocation_listed_until"),
-    CheckConstraint("state IN ('pending', 'issued', 'abandoned')", name="state"),
-)
-# Rows that were created in the same microsecond are few: the serial is sorted, not indexed.
-Index("ix_certificates_created_at", CERTIFICATES.c.created_at)
-Index("ix_certificates_spiffe_id", CERTIFICATES.c.spiffe_id, CERTIFICATES.c.created_at)
-Index("ix_certificates_issuer_id", CERTIFICATES.c.issuer_id, CERTIFICATES.c.created_at)
-Index("ix_certificates_not_after", CERTIFICATES.c.not_after, CERTIFICATES.c.created_at)
-# Partial: what is rare and asked for often costs the common certificate next to nothing.
-Index(
-    "ix_certificates_unissued",
-    CERTIFICATES.c.state,
-    CERTIFICATES.c.created_at,
-    sqlite_where=text("state <> 'issued'"),
-    postgresql_where=text("state <> 'issued'"),
-)
-Index(
-    "ix_certificates_revoked",
-    CERTIFICATES.c.created_at,
-    sqlite_where=text("revoked_at IS NOT NULL"),
-    postgresql_where=text("revoked_at IS NOT NULL"),
-)
-# What a CRL is made of.
-Index(
-    "ix_certificates_revoked_by_issuer",
-    CERTIFICATES.c.issuer_id,
-    CERTIFICATES.c.not_after,
-    sqlite_where=text("revoked_at IS NOT NULL"),
-    postgresql_where=text("revoked_at IS NOT NULL"),
-)
+
+def _certificates(name: str) -> Table:
+    """Return a table of certificates with what its lists and pages need."""
+    table = Table(
+        name,
+        METADATA,
+        Column("serial", Text, primary_key=True),
+        _text("spiffe_id"),
+        _text("issuer_id"),
+        _text("state"),
+        Column("tbs", LargeBinary, nullable=True),
+        Column("certificate", LargeBinary, nullable=True),
+        _number("not_before"),
+        _number("not_after"),
+        _text("holder"),
+        _text("kind"),
+        _text("requested_by"),
+        _number("created_at"),
+        _optional_number("revoked_at"),
+        _optional_text("revocation_reason"),
+        _optional_number("revocation_listed_until"),
+        CheckConstraint("state IN ('pending', 'issued', 'abandoned')", name="state"),
+    )
+    # Rows that were created in the same microsecond are few: the serial is sorted, not indexed. The expiry comes last,
+    # so that a walk for valid or expired ones passes over the others without reading their rows.
+    Index(f"ix_{name}_created_at", table.c.created_at, table.c.not_after)
+    Index(f"ix_{name}_spiffe_id", table.c.spiffe_id, table.c.created_at, table.c.not_after)
+    Index(f"ix_{name}_issuer_id", table.c.issuer_id, table.c.created_at, table.c.not_after)
+    Index(f"ix_{name}_not_after", table.c.not_after, table.c.created_at)
+    # Partial: what is rare and asked for often costs the common certificate next to nothing.
+    _partial(f"ix_{name}_unissued", "state <> 'issued'", table.c.state, table.c.created_at)
+    _partial(f"ix_{name}_revoked", "revoked_at IS NOT NULL", table.c.created_at)
+    # What a CRL is made of.
+    _partial(f"ix_{name}_revoked_by_issuer", "revoked_at IS NOT NULL", table.c.issuer_id, table.c.not_after)
+    return table
+
+
+def _partial(name: str, which: str, *columns: Column[Any]) -> None:
+    Index(name, *columns, sqlite_where=text(which), postgresql_where=text(which))
+
+
+CERTIFICATES = _certificates("certificates")
+# What has expired long ago (retention.py); the same columns and lists.
+ARCHIVED_CERTIFICATES = _certificates("archived_certificates")
 
 CRLS = Table(
     "crls",
@@ -163,6 +179,7 @@ ACKNOWLEDGEMENTS = Table(
     _text("spiffe_id"),
     _number("generation"),
     _number("at"),
+    Column("issuer_id", Text, nullable=False, server_default=""),  # of the leaf that the holder has acknowledged
     PrimaryKeyConstraint("holder", "spiffe_id"),
 )
 
@@ -250,4 +267,25 @@ LEASES = Table(
     _text("holder"),
     _number("epoch"),
     _number("expires_at"),
+)
+
+# The request for an issuing CA's certificate, of an upstream that answers offline; answered once its CA is known.
+CA_REQUESTS = Table(
+    "ca_requests",
+    METADATA,
+    Column("role", Text, primary_key=True),
+    _text("key_id"),
+    _text("key_ref"),
+    _bytes("csr"),
+    _number("created_at"),
+)
+
+# Private keys of CAs, each sealed under the passphrase and bound to its id, role, trust domain and generation.
+SEALED_KEYS = Table(
+    "sealed_keys",
+    METADATA,
+    Column("key_id", Text, primary_key=True),
+    _text("role"),
+    _bytes("sealed"),
+    _number("created_at"),
 )

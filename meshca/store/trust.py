@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from meshca.authority.lifetimes import Lifetimes
+from meshca.authority.ports import Move
 from meshca.authority.records import AuthorityRecord, Realm
 from meshca.errors import ConflictError
 from meshca.spiffe.id import TrustDomain
@@ -23,6 +25,8 @@ from meshca.store.times import micros, moment
 from meshca.x509.crl import Crl
 
 _KEPT_CRLS = 4
+_MOMENTS = ("prepared_at", "activate_at", "activated_at", "retired_at", "tainted_at")
+_STAMPS = {"active": "activated_at", "old": "retired_at"}
 
 
 def load_realm(connection: Connection) -> Realm | None:
@@ -102,9 +106,42 @@ def insert_authority(connection: Connection, record: AuthorityRecord) -> None:
         "key_ref": record.key_ref,
         "not_before": micros(record.not_before),
         "not_after": micros(record.not_after),
+        **{name: _micros(getattr(record, name)) for name in _MOMENTS},
     }
     if not insert_missing(connection, AUTHORITIES, row):
-        raise ConflictError(f"CA {record.id} is known, or another {record.role} CA is active already")
+        raise ConflictError(f"CA {record.id} is known, or another {record.role} CA is {record.state} already")
+
+
+def move_authority(connection: Connection, move: Move) -> None:
+    """Change the state of one CA.
+
+    Raises:
+        ConflictError: it is not in the state it is to leave.
+    """
+    values: dict[str, Any] = {"state": move.after}
+    if stamp := _STAMPS.get(move.after):
+        values[stamp] = micros(move.at)
+    unchanged = (AUTHORITIES.c.id == move.id) & (AUTHORITIES.c.state == move.before)
+    if connection.execute(update(AUTHORITIES).where(unchanged).values(values)).rowcount != 1:
+        raise ConflictError(f"CA {move.id} is not {move.before} any more")
+
+
+def hasten(connection: Connection, ca_id: str, at: datetime) -> bool:
+    """Make the activation of a prepared CA due at this time, unless it is earlier already."""
+    later = AUTHORITIES.c.activate_at.is_(None) | (AUTHORITIES.c.activate_at > micros(at))
+    due = update(AUTHORITIES).where(AUTHORITIES.c.id == ca_id, AUTHORITIES.c.state == "prepared", later)
+    return connection.execute(due.values(activate_at=micros(at))).rowcount == 1
+
+
+def taint(connection: Connection, ca_ids: Sequence[str], at: datetime) -> list[str]:
+    """Mark those of the CAs that are in use and not tainted yet, and return which these are."""
+    wanted = (
+        update(AUTHORITIES)
+        .where(AUTHORITIES.c.id.in_(ca_ids), AUTHORITIES.c.state != "removed", AUTHORITIES.c.tainted_at.is_(None))
+        .values(tainted_at=micros(at))
+        .returning(AUTHORITIES.c.id)
+    )
+    return sorted(connection.execute(wanted).scalars())
 
 
 def insert_crls(connection: Connection, crls: Sequence[Crl]) -> None:
@@ -142,7 +179,16 @@ def _authority(row: Row[Any]) -> AuthorityRecord:
         key_ref=row.key_ref,
         not_before=moment(row.not_before),
         not_after=moment(row.not_after),
+        **{name: _moment(getattr(row, name)) for name in _MOMENTS},
     )
+
+
+def _micros(at: datetime | None) -> int | None:
+    return None if at is None else micros(at)
+
+
+def _moment(found: int | None) -> datetime | None:
+    return None if found is None else moment(found)
 
 
 def _crl_row(crl: Crl) -> dict[str, Any]:

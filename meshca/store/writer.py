@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine
 
 from meshca.authority.audit import AuditEntry
 from meshca.store.appending import AuditAppender, ChainMovedError
+from meshca.store.connections import place_of
 from meshca.store.errors import StoreClosedError, StoreError, lost_race, translated
 from meshca.store.prepared import Prepared
 
@@ -135,7 +136,7 @@ class Writer:
         try:
             self._attempt(jobs)
         except BaseException as error:
-            shown = translated(error)
+            shown = translated(error, place_of(self._engine.url))
             if not (len(jobs) == 1 and shown is error):
                 _log.error("store_commit_failed", operations=len(jobs), error=type(error).__name__, shown=str(shown))
             for job in jobs:
@@ -186,7 +187,7 @@ def _run_apart(job: _Job, transaction: Transaction) -> None:
         except Exception:
             # SQLite ends the whole transaction on a full disk; what came before in this batch is gone as well.
             raise error from None
-        job.error = translated(error)
+        job.error = translated(error, place_of(transaction.connection.engine.url))
     else:
         savepoint.commit()
 

@@ -99,10 +99,45 @@ class AdminStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.CertificatesRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.CertificatesReply.FromString,
                 _registered_method=True)
+        self.Freeze = channel.unary_unary(
+                '/meshca.v1.Admin/Freeze',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.FreezeRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.FreezeReply.FromString,
+                _registered_method=True)
+        self.Unfreeze = channel.unary_unary(
+                '/meshca.v1.Admin/Unfreeze',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.UnfreezeRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.UnfreezeReply.FromString,
+                _registered_method=True)
         self.RotateLeaf = channel.unary_unary(
                 '/meshca.v1.Admin/RotateLeaf',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.RotateLeafRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.RotateLeafReply.FromString,
+                _registered_method=True)
+        self.RotateAuthority = channel.unary_unary(
+                '/meshca.v1.Admin/RotateAuthority',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.RotateAuthorityRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.RotateAuthorityReply.FromString,
+                _registered_method=True)
+        self.WatchRotation = channel.unary_stream(
+                '/meshca.v1.Admin/WatchRotation',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.WatchRotationRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.RotationProgress.FromString,
+                _registered_method=True)
+        self.TaintAuthority = channel.unary_unary(
+                '/meshca.v1.Admin/TaintAuthority',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.TaintAuthorityRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.TaintAuthorityReply.FromString,
+                _registered_method=True)
+        self.CaRequest = channel.unary_unary(
+                '/meshca.v1.Admin/CaRequest',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.CaRequestRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.CaRequestReply.FromString,
+                _registered_method=True)
+        self.ImportChain = channel.unary_unary(
+                '/meshca.v1.Admin/ImportChain',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.ImportChainRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.ImportChainReply.FromString,
                 _registered_method=True)
         self.ShowAuthorities = channel.unary_unary(
                 '/meshca.v1.Admin/ShowAuthorities',
@@ -143,6 +178,16 @@ class AdminStub:
                 '/meshca.v1.Admin/AuditVerify',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.AuditVerifyRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.AuditVerifyReply.FromString,
+                _registered_method=True)
+        self.AuditExport = channel.unary_stream(
+                '/meshca.v1.Admin/AuditExport',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.AuditExportRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.AuditExportReply.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/meshca.v1.Admin/Backup',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.BackupReply.FromString,
                 _registered_method=True)
 
 
@@ -230,15 +275,62 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Freeze(self, request, context):
+        """Nothing is issued any more, to nobody; what was issued is served on, CRLs and revocation go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unfreeze(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RotateLeaf(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ShowAuthorities(self, request, context):
+    def RotateAuthority(self, request, context):
         """Trust.
+        Replaces a root or issuing CA before its time; returns once its successor is prepared.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRotation(self, request, context):
+        """How far a CA has come, now and after each change; ends when it signs (a root: when an issuing CA below it signs).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TaintAuthority(self, request, context):
+        """Marks a CA, and all below it, as believed stolen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CaRequest(self, request, context):
+        """The request for the next issuing CA's certificate, for an upstream that is no server; made where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportChain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowAuthorities(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -285,6 +377,20 @@ class AdminServicer:
 
     def AuditVerify(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AuditExport(self, request, context):
+        """Every record of every writer, by writer and number.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """All that a server is, sealed, as the pieces of one file. The last message has a summary and no data.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -357,10 +463,45 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.CertificatesRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.CertificatesReply.SerializeToString,
             ),
+            'Freeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.Freeze,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.FreezeRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.FreezeReply.SerializeToString,
+            ),
+            'Unfreeze': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unfreeze,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.UnfreezeRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.UnfreezeReply.SerializeToString,
+            ),
             'RotateLeaf': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateLeaf,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.RotateLeafRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.RotateLeafReply.SerializeToString,
+            ),
+            'RotateAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateAuthority,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.RotateAuthorityRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.RotateAuthorityReply.SerializeToString,
+            ),
+            'WatchRotation': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRotation,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.WatchRotationRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.RotationProgress.SerializeToString,
+            ),
+            'TaintAuthority': grpc.unary_unary_rpc_method_handler(
+                    servicer.TaintAuthority,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.TaintAuthorityRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.TaintAuthorityReply.SerializeToString,
+            ),
+            'CaRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.CaRequest,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.CaRequestRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.CaRequestReply.SerializeToString,
+            ),
+            'ImportChain': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportChain,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.ImportChainRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.ImportChainReply.SerializeToString,
             ),
             'ShowAuthorities': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowAuthorities,
@@ -401,6 +542,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.AuditVerify,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.AuditVerifyRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.AuditVerifyReply.SerializeToString,
+            ),
+            'AuditExport': grpc.unary_stream_rpc_method_handler(
+                    servicer.AuditExport,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.AuditExportRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.AuditExportReply.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.BackupRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.BackupReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -765,6 +916,60 @@ class Admin:
             _registered_method=True)
 
     @staticmethod
+    def Freeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/Freeze',
+            meshca_dot_v1_dot_admin__pb2.FreezeRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.FreezeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unfreeze(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/Unfreeze',
+            meshca_dot_v1_dot_admin__pb2.UnfreezeRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.UnfreezeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RotateLeaf(request,
             target,
             options=(),
@@ -781,6 +986,141 @@ class Admin:
             '/meshca.v1.Admin/RotateLeaf',
             meshca_dot_v1_dot_admin__pb2.RotateLeafRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.RotateLeafReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/RotateAuthority',
+            meshca_dot_v1_dot_admin__pb2.RotateAuthorityRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.RotateAuthorityReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRotation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshca.v1.Admin/WatchRotation',
+            meshca_dot_v1_dot_admin__pb2.WatchRotationRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.RotationProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaintAuthority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/TaintAuthority',
+            meshca_dot_v1_dot_admin__pb2.TaintAuthorityRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.TaintAuthorityReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CaRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/CaRequest',
+            meshca_dot_v1_dot_admin__pb2.CaRequestRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.CaRequestReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportChain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/ImportChain',
+            meshca_dot_v1_dot_admin__pb2.ImportChainRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.ImportChainReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -997,6 +1337,60 @@ class Admin:
             '/meshca.v1.Admin/AuditVerify',
             meshca_dot_v1_dot_admin__pb2.AuditVerifyRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.AuditVerifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuditExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshca.v1.Admin/AuditExport',
+            meshca_dot_v1_dot_admin__pb2.AuditExportRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.AuditExportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshca.v1.Admin/Backup',
+            meshca_dot_v1_dot_admin__pb2.BackupRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.BackupReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,8 @@
 Why our own: the verifier of `cryptography` refuses every chain with a URI name constraint, and says no reason that
 helps anybody. What is not understood is refused: an unknown critical extension, a name constraint on anything but URIs.
 
-Revocation: without any CRL nothing is checked for it. With one, every CA of the path needs its own, as in Envoy.
+Revocation: without any CRL nothing is checked for it. With one, every CA of the path needs its own, as in Envoy; with
+``LeafCrls`` the leaf's issuer alone, as in Envoy's ``only_verify_leaf_cert_crl``.
 """
 
 from __future__ import annotations
@@ -52,10 +53,27 @@ class _Trust:
     roots: tuple[x509.Certificate, ...]
     crls: tuple[x509.CertificateRevocationList, ...]
     at: datetime
+    leaf_crl_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeafCrls:
+    """CRLs in DER with which leaves alone are looked up: some CA above them has none that is usable."""
+
+    ders: tuple[bytes, ...]
+
+
+def crls_of(ders: Sequence[bytes], *, leaf_crl_only: bool) -> Sequence[bytes] | LeafCrls:
+    """Return CRLs as they are to be used for verification."""
+    return LeafCrls(tuple(ders)) if leaf_crl_only else ders
 
 
 def verify_svid(
-    leaf: bytes, intermediates: Sequence[bytes], roots: Sequence[bytes], crls: Sequence[bytes], at: datetime
+    leaf: bytes,
+    intermediates: Sequence[bytes],
+    roots: Sequence[bytes],
+    crls: Sequence[bytes] | LeafCrls,
+    at: datetime,
 ) -> SpiffeId:
     """Return the identity that a DER certificate proves at that time; intermediates, roots and CRLs are DER as well.
 
@@ -64,13 +82,16 @@ def verify_svid(
     """
     if len(intermediates) > MAX_INTERMEDIATES:
         raise ChainError([f"{len(intermediates)} intermediate certificates, more than {MAX_INTERMEDIATES}"])
+    leaf_crl_only = isinstance(crls, LeafCrls)
+    ders = crls.ders if isinstance(crls, LeafCrls) else crls
     try:
         certificate = x509.load_der_x509_certificate(leaf)
         trust = _Trust(
             tuple(map(x509.load_der_x509_certificate, intermediates)),
             tuple(map(x509.load_der_x509_certificate, roots)),
-            tuple(map(x509.load_der_x509_crl, crls)),
+            tuple(map(x509.load_der_x509_crl, ders)),
             at,
+            leaf_crl_only,
         )
         spiffe_id = _leaf_identity(certificate)
         _require_trusted(certificate, trust)
@@ -79,13 +100,26 @@ def verify_svid(
     return spiffe_id
 
 
+def dns_names(certificate: bytes) -> tuple[str, ...]:
+    """Return the DNS names of a DER certificate; they identify nobody here.
+
+    Raises:
+        ChainError: It cannot be read.
+    """
+    try:
+        names = _extension(x509.load_der_x509_certificate(certificate), x509.SubjectAlternativeName)
+    except UNREADABLE as error:
+        raise ChainError([f"a certificate cannot be read: {error}"]) from error
+    return tuple(names.get_values_for_type(x509.DNSName)) if names is not None else ()
+
+
 def _leaf_identity(leaf: x509.Certificate) -> SpiffeId:
     """Return the identity of a leaf.
 
     Raises:
         ChainError: it breaks a rule of X509-SVID §5.2 (§2 one URI, §3.1 a path, §4.1 no CA, §4.3 and §4.4 usages).
     """
-    reasons = [*_wrong_usage(leaf), *_unknown_critical(leaf)]
+    reasons = [*_wrong_usage(leaf), *unknown_critical(leaf)]
     uris = _uris(leaf)
     if len(uris) != 1:
         raise ChainError([*reasons, f"it has {len(uris)} URI names instead of one (X509-SVID §2)"])
@@ -151,7 +185,7 @@ def _wrong_path(path: tuple[x509.Certificate, ...], trust: _Trust) -> list[str]:
     for below, authority in enumerate(path[1:]):
         reasons += _wrong_authority(below, authority, path)
     if trust.crls:
-        for certificate, issuer in pairwise(path):
+        for certificate, issuer in list(pairwise(path))[: 1 if trust.leaf_crl_only else None]:
             reasons += _revoked(certificate, issuer, trust)
     return reasons
 
@@ -175,7 +209,7 @@ def _wrong_authority(below: int, authority: x509.Certificate, path: tuple[x509.C
         yield f"{name} may have {constraints.path_length} CAs below it, not {below} (RFC 5280 §4.2.1.9)"
     if usage is None or not usage.key_cert_sign:
         yield f"{name} may not sign certificates (X509-SVID §4.3)"
-    for text in _unknown_critical(authority):
+    for text in unknown_critical(authority):
         yield f"{name}: {text}"
     names = _extension(authority, x509.NameConstraints)
     if names is not None:
@@ -189,11 +223,20 @@ def _outside(constraints: x509.NameConstraints, certificates: Sequence[x509.Cert
         yield "its name constraints are not only about URIs"
         return
     for uri in (uri for certificate in certificates for uri in _uris(certificate)):
-        host = uri.partition("://")[2].partition("/")[0]
-        if permitted and not any(_matches(host, tree.value) for tree in permitted):
+        if not uri_permitted(constraints, uri):
             yield f"its name constraints do not permit {uri}"
-        if any(_matches(host, tree.value) for tree in excluded):
-            yield f"its name constraints exclude {uri}"
+
+
+def uri_permitted(constraints: x509.NameConstraints, uri: str) -> bool:
+    """Whether a URI passes the URI subtrees of name constraints (RFC 5280 §4.2.1.10)."""
+    permitted, excluded = (
+        [tree.value for tree in trees or [] if isinstance(tree, x509.UniformResourceIdentifier)]
+        for trees in (constraints.permitted_subtrees, constraints.excluded_subtrees)
+    )
+    host = uri.partition("://")[2].partition("/")[0]
+    if permitted and not any(_matches(host, tree) for tree in permitted):
+        return False
+    return not any(_matches(host, tree) for tree in excluded)
 
 
 def _matches(host: str, constraint: str) -> bool:
@@ -234,7 +277,7 @@ def _reason(entry: x509.RevokedCertificate) -> str:
         return ""
 
 
-def _unknown_critical(certificate: x509.Certificate) -> list[str]:
+def unknown_critical(certificate: x509.Certificate) -> list[str]:
     """Return a reason for each critical extension that is not looked at here (RFC 5280 §4.2)."""
     return [
         f"unknown critical extension {each.oid.dotted_string}"

@@ -22,18 +22,17 @@ from meshca.spiffe.bundle import pem
 from meshca.spiffe.id import SpiffeId
 from meshca.x509 import der, encode
 from meshca.x509.lint import LintError, require
-from meshca.x509.lints import CA_LINTS, LEAF_LINTS, CaCase, CaProfile, LeafCase, LeafProfile
+from meshca.x509.lints import CA_LINTS, LEAF_LINTS, CaCase, LeafCase
 from meshca.x509.plan import CaPlan, LeafPlan
+from meshca.x509.profiles import Profile
 from meshca.x509.publickey import Curve, ca_id
 from meshca.x509.readback import READBACK_LINTS, read_ca, read_leaf
 from meshca.x509.serial import new_serial, parse_serial, serial_hex
 from meshca.x509.unreadable import UNREADABLE
 
 __all__ = [
-    "CaProfile",
     "Certificate",
     "CheckedPlan",
-    "LeafProfile",
     "LintError",
     "MisissueError",
     "SpentPlanError",
@@ -114,7 +113,7 @@ class CheckedPlan:
             raise SpentPlanError("this plan was signed before; check it anew") from None
 
 
-def check_leaf(plan: LeafPlan, profile: LeafProfile, now: datetime) -> CheckedPlan:
+def check_leaf(plan: LeafPlan, profile: Profile, now: datetime) -> CheckedPlan:
     """Run every lint on the plan, encode it, and run every lint on the bytes.
 
     Raises:
@@ -129,7 +128,7 @@ def check_leaf(plan: LeafPlan, profile: LeafProfile, now: datetime) -> CheckedPl
     return CheckedPlan(_MAKER, plan, tbs, plan.issuer.curve)
 
 
-def check_ca(plan: CaPlan, profile: CaProfile, now: datetime) -> CheckedPlan:
+def check_ca(plan: CaPlan, profile: Profile, now: datetime) -> CheckedPlan:
     """Run every lint on the plan, encode it, and run every lint on the bytes.
 
     Raises:

@@ -1,9 +1,11 @@
-"""Certificate signing requests: we take the public key out of one, and nothing else.
+"""Certificate signing requests: we take the public key out of one, read what names it asks for, and nothing else.
 
 Rules kept here:
 - A request proves possession of its key, and its key is one that we certify (P-256 or P-384).
-- What a request asks for is never granted because it asks: it may name no identity, or exactly the one it is for.
-- A request that asks for more (another name, CA rights) is refused, since whoever wrote it expects what it won't get.
+- What a request asks for is never granted because it asks: it may name no identity, or exactly the one it is for. The
+  DNS names that it asks for are handed on, for policy to decide (policy/hostnames.py).
+- A request that asks for more (another identity, an address, CA rights) is refused, since whoever wrote it expects
+  what it won't get.
 """
 
 from __future__ import annotations
@@ -35,13 +37,17 @@ class CsrError(InvalidInputError):
 
 @dataclass(frozen=True, slots=True)
 class CsrKey:
-    """The public key of a request whose signature proved possession of the private one."""
+    """The public key of a request whose signature proved possession of the private one.
+
+    ``dns_names`` are those it asks for; whoever takes the key has to grant or refuse them.
+    """
 
     spki: bytes = field(repr=False)
+    dns_names: tuple[str, ...] = ()
 
 
 def check_csr(request: bytes, expected: SpiffeId | None) -> CsrKey:
-    """Check a request in DER or PEM; it may name ``expected`` as its only name, or none.
+    """Check a request in DER or PEM; it may name ``expected`` as its only identity, or none.
 
     Raises:
         CsrError: it is malformed, too large, has a weak key or a bad signature, or asks for what it may not have.
@@ -50,12 +56,13 @@ def check_csr(request: bytes, expected: SpiffeId | None) -> CsrKey:
         raise CsrError(f"{len(request)} bytes, more than {MAX_CSR_BYTES}")
     try:
         csr = _load(request)
-        key = _strong_key(csr)
+        spki = _strong_key(csr)
         _require_signature(csr)
-        _require_modest(csr.extensions, expected)
+        _require_modest(csr.extensions)
+        names = _dns_names(csr.extensions, expected)
     except UNREADABLE as error:
         raise CsrError("not a certificate signing request that can be read", remedy=_MAKE_ONE) from error
-    return key
+    return CsrKey(spki, names)
 
 
 def _load(request: bytes) -> x509.CertificateSigningRequest:
@@ -66,13 +73,13 @@ def _load(request: bytes) -> x509.CertificateSigningRequest:
     return x509.load_der_x509_csr(request)
 
 
-def _strong_key(csr: x509.CertificateSigningRequest) -> CsrKey:
+def _strong_key(csr: x509.CertificateSigningRequest) -> bytes:
     """Return the key if it is a P-256 or P-384 one (RFC 5480 §2.1.1, SP 800-57 part 1 §5.6.1)."""
     key = csr.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey):
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if curve_of(spki) is not None:
-            return CsrKey(spki)
+            return spki
     raise CsrError("its key is neither EC P-256 nor P-384", value=_describe(key), remedy=_MAKE_ONE)
 
 
@@ -91,22 +98,34 @@ def _require_signature(csr: x509.CertificateSigningRequest) -> None:
         raise CsrError("its signature is not that of its own key", remedy="send the request as it was made")
 
 
-def _require_modest(extensions: x509.Extensions, expected: SpiffeId | None) -> None:
-    """Raise if the request asks for a name that is not ``expected``, or for the rights of a CA."""
+def _require_modest(extensions: x509.Extensions) -> None:
+    """Raise if the request asks for the rights of a CA."""
     for extension in extensions:
         wanted = extension.value
         if isinstance(wanted, x509.BasicConstraints) and wanted.ca:
             raise CsrError("it asks for CA:TRUE", remedy="leave basicConstraints out")
         if isinstance(wanted, x509.KeyUsage) and (wanted.key_cert_sign or wanted.crl_sign):
             raise CsrError("it asks for the key usage of a CA", remedy="leave keyUsage out")
-        if isinstance(wanted, x509.SubjectAlternativeName):
-            _require_name(wanted, expected)
 
 
-def _require_name(names: x509.SubjectAlternativeName, expected: SpiffeId | None) -> None:
-    asked = [f"{type(name).__name__}:{name.value}" for name in names]
-    if expected is None or list(names) != [x509.UniformResourceIdentifier(str(expected))]:
+def _dns_names(extensions: x509.Extensions, expected: SpiffeId | None) -> tuple[str, ...]:
+    """Return the DNS names that the request asks for; raise if it asks for others than these and ``expected``."""
+    for extension in extensions:
+        if isinstance(extension.value, x509.SubjectAlternativeName):
+            return _required_names(extension.value, expected)
+    return ()
+
+
+def _required_names(names: x509.SubjectAlternativeName, expected: SpiffeId | None) -> tuple[str, ...]:
+    dns_names = tuple(names.get_values_for_type(x509.DNSName))
+    others = [name for name in names if not isinstance(name, x509.DNSName)]
+    identity = [] if expected is None else [x509.UniformResourceIdentifier(str(expected))]
+    if (others and others != identity) or not list(names):
+        asked = ", ".join(f"{type(name).__name__}:{name.value}" for name in names)
         allowed = "no subjectAltName" if expected is None else f"no subjectAltName, or exactly URI:{expected}"
         raise CsrError(
-            "it asks for another name than its identity", value=", ".join(asked), remedy=f"give it {allowed}"
+            "it asks for another name than its identity",
+            value=asked,
+            remedy=f"give it {allowed}; DNS names of the node may stand beside",
         )
+    return dns_names

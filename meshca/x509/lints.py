@@ -6,13 +6,13 @@ L: leaves, C: CAs, B: both. A lint that fails says so; none has a switch.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
-from meshca.spiffe.reserved import is_nobody
+from meshca.spiffe.reserved import is_nobody, is_reserved
 from meshca.x509.lint import Lint, lint
 from meshca.x509.plan import BACKDATING, CaPlan, LeafPlan
+from meshca.x509.profiles import Profile
 from meshca.x509.publickey import ca_id, curve_of
 from meshca.x509.serial import SERIAL_BYTES
 
@@ -24,25 +24,11 @@ _SERIAL_LIMIT = 1 << (8 * SERIAL_BYTES)
 _END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280 §4.1.2.5
 
 
-@dataclass(frozen=True, slots=True)
-class LeafProfile:
-    """What a leaf may be at most."""
-
-    max_ttl: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class CaProfile:
-    """What a root or issuing CA may be at most."""
-
-    max_ttl: timedelta
-
-
 class LeafCase(NamedTuple):
     """A leaf plan with what it is judged by."""
 
     plan: LeafPlan
-    profile: LeafProfile
+    profile: Profile
     now: datetime
 
 
@@ -50,7 +36,7 @@ class CaCase(NamedTuple):
     """A CA plan with what it is judged by."""
 
     plan: CaPlan
-    profile: CaProfile
+    profile: Profile
     now: datetime
 
 
@@ -78,13 +64,13 @@ def nobody_is_never_issued(case: LeafCase) -> str | None:
     return "this identity is reserved" if is_nobody(case.plan.spiffe_id) else None
 
 
-@lint("L04", "RFC 1034 §3.5, RFC 5280 §4.2.1.6")
+@lint("L04", "RFC 1034 §3.5, RFC 1123 §2.1, RFC 5280 §4.2.1.6")
 def dns_names_are_host_names(case: LeafCase) -> str | None:
-    """DNS names are distinct lower-case host names, without wildcards."""
+    """DNS names are distinct lower-case host names, without wildcards; none is an IP address."""
     names = case.plan.dns_names
     if not names:
         return None
-    bad = [name for name in names if not _DNS_NAME.fullmatch(name) or len(name) > _DNS_NAME_LIMIT]
+    bad = [name for name in names if not is_host_name(name)]
     if bad or len(set(names)) != len(names):
         return f"not distinct lower-case host names: {', '.join(map(repr, bad or names))}"
     return None
@@ -94,6 +80,30 @@ def dns_names_are_host_names(case: LeafCase) -> str | None:
 def key_is_not_the_issuers(case: LeafCase) -> str | None:
     """A leaf never carries the key of its CA."""
     return "the key is the issuer's own" if case.plan.spki == case.plan.issuer.spki else None
+
+
+@lint("L06", "design §6")
+def dns_names_are_the_profiles(case: LeafCase) -> str | None:
+    """DNS names stand only in a certificate whose profile has them."""
+    if case.profile.dns_names or not case.plan.dns_names:
+        return None
+    return f"the profile {case.profile.name} has no DNS names"
+
+
+@lint("L07", "X509-SVID §5.2, design §6")
+def identity_is_in_the_profiles_room(case: LeafCase) -> str | None:
+    """What lies under /meshca/ is issued with the profile of its room only, and with that profile nothing else is."""
+    spiffe_id, room = case.plan.spiffe_id, case.profile.room
+    if room:
+        return None if spiffe_id.path.startswith(room) else f"the profile {case.profile.name} is for {room} only"
+    reserved = is_reserved(spiffe_id) and not is_nobody(spiffe_id)  # that one is L03's
+    return f"the profile {case.profile.name} is for nothing under /meshca/" if reserved else None
+
+
+@lint("L08", "X509-SVID §4.1")
+def profile_is_a_leafs(case: LeafCase) -> str | None:
+    """A leaf has the profile of a leaf."""
+    return f"{case.profile.name} is the profile of a CA" if case.profile.is_ca else None
 
 
 @lint("B01", "RFC 5480 §2.1.1, SP 800-57 part 1 §5.6.1")
@@ -126,7 +136,7 @@ def valid_now(case: AnyCase) -> str | None:
 
 @lint("B05", "boulder issuance, after CA/B BR §7.1.2.7")
 def hardly_back_dated(case: AnyCase) -> str | None:
-    """The start lies at most 10 s in the past (plus the second that was cut off), so that no time is made up."""
+    """The start lies at most 60 s in the past (plus the second that was cut off), so that no time is made up."""
     age = case.now - case.plan.not_before
     return None if age < _OLDEST_START else f"back-dated by {age}"
 
@@ -145,6 +155,15 @@ def life_is_within_the_issuers(case: AnyCase) -> str | None:
     if plan.issuer is None or (plan.issuer.not_before <= plan.not_before and plan.not_after <= plan.issuer.not_after):
         return None
     return f"its issuer is valid from {plan.issuer.not_before} to {plan.issuer.not_after}"
+
+
+@lint("B08", "design §7")
+def key_type_is_the_profiles(case: AnyCase) -> str | None:
+    """The key is of a type that the profile allows."""
+    curve = curve_of(case.plan.spki)  # None is B01's
+    if curve is None or curve.key_type in case.profile.key_types:
+        return None
+    return f"{curve.key_type} is none of the profile {case.profile.name}: {', '.join(case.profile.key_types)}"
 
 
 @lint("C01", "RFC 5280 §4.2.1.9, design §3")
@@ -183,6 +202,19 @@ def subject_is_not_the_issuers(case: CaCase) -> str | None:
     return "the key is the issuer's own" if issuer is not None and issuer.id == ca_id(case.plan.spki) else None
 
 
+@lint("C05", "RFC 5280 §4.2.1.9, design §7")
+def profile_is_the_roles(case: CaCase) -> str | None:
+    """A CA has the profile of its role, and one that is signed here."""
+    if case.profile.name == case.plan.role and not case.profile.read_only:
+        return None
+    return f"the profile {case.profile.name} is not that of our {case.plan.role} CA"
+
+
+def is_host_name(name: str) -> bool:
+    """Whether a certificate may hold this name: lower-case, no wildcard, no IP address, no dot of the root."""
+    return len(name) <= _DNS_NAME_LIMIT and bool(_DNS_NAME.fullmatch(name)) and not name.rpartition(".")[2].isdigit()
+
+
 def _looks_like_ip(plan: CaPlan) -> bool:
     # RFC 5280 §4.2.1.10: a URI constraint says nothing about a host that is an IP address.
     return plan.trust_domain.name.rpartition(".")[2].isdigit()
@@ -196,6 +228,7 @@ _BOTH: tuple[Lint[AnyCase], ...] = (
     hardly_back_dated,
     life_is_within_the_profile,
     life_is_within_the_issuers,
+    key_type_is_the_profiles,
 )
 LEAF_LINTS: tuple[Lint[LeafCase], ...] = (
     identity_has_a_path,
@@ -203,6 +236,9 @@ LEAF_LINTS: tuple[Lint[LeafCase], ...] = (
     nobody_is_never_issued,
     dns_names_are_host_names,
     key_is_not_the_issuers,
+    dns_names_are_the_profiles,
+    identity_is_in_the_profiles_room,
+    profile_is_a_leafs,
     *_BOTH,
 )
 CA_LINTS: tuple[Lint[CaCase], ...] = (
@@ -210,5 +246,6 @@ CA_LINTS: tuple[Lint[CaCase], ...] = (
     trust_domain_is_the_issuers,
     name_constraint_can_be_checked,
     subject_is_not_the_issuers,
+    profile_is_the_roles,
     *_BOTH,
 )

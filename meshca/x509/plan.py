@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.issuer import Issuer
 
-# So that a certificate is valid at once where clocks differ a little; Envoy refuses a future one for good.
-BACKDATING = timedelta(seconds=10)
+# So that a certificate is valid at once where clocks differ by less than a minute: a peer whose clock is behind
+# refuses a future one.
+BACKDATING = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def whole_seconds(at: datetime) -> datetime:
 
 
 def validity(now: datetime, life: timedelta, issuer: Issuer | None) -> Validity:
-    """Return the time for a new certificate: back-dated 10 s, capped at both ends of its issuer's."""
+    """Return the time for a new certificate: back-dated 60 s, capped at both ends of its issuer's."""
     moment = whole_seconds(now)
     not_before, not_after = moment - BACKDATING, moment + life
     if issuer is None:

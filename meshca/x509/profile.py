@@ -1,6 +1,6 @@
-"""The profiles: which extensions a leaf, a CA and a CRL of ours carry, as values that can be encoded and compared.
+"""The extensions of the profiles: what a leaf, a CA and a CRL of ours carry, to be encoded and compared.
 
-A profile is written once, as `cryptography` objects; encoding takes their bytes, and reading back compares with them.
+Each is written once, as `cryptography` objects; encoding takes their bytes, and reading back compares with them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509 import der
 from meshca.x509.issuer import Issuer
 from meshca.x509.plan import CaPlan
+from meshca.x509.profiles import PROFILES, SVID
 from meshca.x509.publickey import ca_id, key_identifier
 
 _ORGANIZATION_LIMIT = 64  # ub-organization-name, RFC 5280 appendix A.1
-_PATH_LENGTH = {"root": 1, "issuing": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,8 @@ LEAF_KEY_USAGE = Wanted(
     ),
     critical=True,
 )
-# X509-SVID §4.4: both, since every workload is server and client.
-LEAF_EXTENDED_KEY_USAGE = Wanted(
-    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-)
+# X509-SVID §4.4: the same in every profile of a leaf, since every workload is server and client.
+LEAF_EXTENDED_KEY_USAGE = Wanted(x509.ExtendedKeyUsage(list(SVID.extended_usages)), critical=False)
 CA_KEY_USAGE = Wanted(
     x509.KeyUsage(
         digital_signature=False,
@@ -86,7 +84,7 @@ def ca_extensions(plan: CaPlan) -> tuple[Wanted, ...]:
     """Return what a root or issuing CA carries, in its order."""
     own = key_identifier(plan.spki)
     wanted = [
-        Wanted(x509.BasicConstraints(ca=True, path_length=_PATH_LENGTH[plan.role]), critical=True),
+        Wanted(x509.BasicConstraints(ca=True, path_length=PROFILES[plan.role].path_length), critical=True),
         CA_KEY_USAGE,
         _names(plan.trust_domain.id, (), critical=False),
         authority_key(plan.issuer.key_identifier if plan.issuer else own),
@@ -115,12 +113,27 @@ def _names(spiffe_id: SpiffeId, dns_names: tuple[str, ...], *, critical: bool) -
 
 
 def ca_subject(plan: CaPlan) -> x509.Name:
+    """Return the name of a CA of ours."""
+    return ca_name(plan.role, plan.trust_domain, plan.spki)
+
+
+def ca_name(role: str, trust_domain: TrustDomain, spki: bytes) -> x509.Name:
     """Return a name that no other key has, so that chains are found by name alone.
 
     A trust domain that is longer than an organization may be is left out; the URI name says it anyway.
     """
-    own = x509.NameAttribute(NameOID.COMMON_NAME, f"meshca {plan.role} {ca_id(plan.spki)}")
-    return x509.Name([*_organization(plan.trust_domain), own])
+    own = x509.NameAttribute(NameOID.COMMON_NAME, f"meshca {role} {ca_id(spki)}")
+    return x509.Name([*_organization(trust_domain), own])
+
+
+def requested_extensions(trust_domain: TrustDomain, spki: bytes) -> tuple[Wanted, ...]:
+    """Return what a request for an issuing CA's certificate asks for."""
+    return (
+        Wanted(x509.BasicConstraints(ca=True, path_length=PROFILES["issuing"].path_length), critical=True),
+        CA_KEY_USAGE,
+        _names(trust_domain.id, (), critical=False),
+        _subject_key(key_identifier(spki)),
+    )
 
 
 def _organization(trust_domain: TrustDomain) -> list[x509.NameAttribute[str]]:

@@ -22,6 +22,7 @@ class Curve:
     """A curve with the signature algorithm that goes with its size (RFC 5758 §3.2)."""
 
     name: str
+    key_type: str  # its name in configurations
     spki_prefix: bytes
     size: int
     prime: int
@@ -33,6 +34,7 @@ class Curve:
 _ID_EC_PUBLIC_KEY = "06072a8648ce3d0201"
 _P256 = Curve(
     name="P-256",
+    key_type="ec-p256",
     spki_prefix=bytes.fromhex(f"30593013{_ID_EC_PUBLIC_KEY}06082a8648ce3d03010703420004"),
     size=32,
     prime=2**256 - 2**224 + 2**192 + 2**96 - 1,
@@ -42,6 +44,7 @@ _P256 = Curve(
 )
 _P384 = Curve(
     name="P-384",
+    key_type="ec-p384",
     spki_prefix=bytes.fromhex(f"30763010{_ID_EC_PUBLIC_KEY}06052b8104002203620004"),
     size=48,
     prime=2**384 - 2**128 - 2**96 + 2**32 - 1,

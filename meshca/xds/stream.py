@@ -147,7 +147,8 @@ class Stream:
                 raise self._error
             if self._ended:
                 return
-            while self._pending and await self._round(write):
+            # A stream that is to end does so, however much the client goes on asking.
+            while self._pending and self._error is None and await self._round(write):
                 pass
             if self._pending:
                 self._mind_patience()

@@ -1,14 +1,15 @@
 """Discovery requests and responses as bytes.
 
 Rules this module keeps:
-- Requests are parsed by protobuf and checked here, once: size of names, number of names, type, node id.
+- Requests are parsed by protobuf and checked here, once: size of names, number of names, type, node.
+- Whoever isn't known yet can be heard, so a limit is looked at before the work that it bounds.
 - Responses are joined from a few header bytes and the resources' own bytes; no resource is parsed, copied into a
   message or serialised again on its way to a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -24,7 +25,9 @@ from meshca.xds.source import NodeInfo
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_NAMES = 5_000
 MAX_NAME_BYTES = 2_048  # SPIFFE-ID §2.3, the longest name there is a use for
+MAX_METADATA_BYTES = 64 * 1024  # half a microsecond a byte to convert, on the event loop
 _MAX_ERROR_CHARACTERS = 4_096
+_WHOLE = "send one whole envoy.service.discovery.v3 request"
 
 
 class BadRequestError(InvalidInputError):
@@ -40,7 +43,7 @@ def parse(raw: bytes, types: frozenset[str], *, delta: bool) -> tuple[Request, A
     try:
         message = DeltaDiscoveryRequest.FromString(raw) if delta else DiscoveryRequest.FromString(raw)
     except DecodeError as error:
-        raise BadRequestError("the message is not a discovery request") from error
+        raise BadRequestError("the message is not a discovery request", remedy=_WHOLE) from error
     return _request(message, _type_url(message.type_url, types), delta=delta), message.node
 
 
@@ -48,10 +51,12 @@ def node_info(node: Any) -> NodeInfo:
     """Return what a ``Node`` message says.
 
     Raises:
-        BadRequestError: its id is too long, or its metadata too deep.
+        BadRequestError: its id is too long, or its metadata too large.
     """
     if len(node.id.encode()) > MAX_NAME_BYTES:
         raise BadRequestError(f"node.id is longer than {MAX_NAME_BYTES} bytes", field="node.id", value=node.id)
+    if node.HasField("metadata") and node.metadata.ByteSize() > MAX_METADATA_BYTES:
+        raise BadRequestError(f"node.metadata is longer than {MAX_METADATA_BYTES} bytes", field="node.metadata")
     agent = f"{node.user_agent_name}/{node.user_agent_version}" if node.user_agent_version else node.user_agent_name
     return NodeInfo(node.id, node.cluster, agent, MessageToDict(node.metadata) if node.HasField("metadata") else {})
 
@@ -63,7 +68,11 @@ def require_names(count: int) -> None:
         BadRequestError: it may not.
     """
     if count > MAX_NAMES:
-        raise BadRequestError(f"{count} resource names; at most {MAX_NAMES} are answered on one stream and type")
+        raise BadRequestError(
+            f"{count} resource names; at most {MAX_NAMES} are answered on one stream and type",
+            field="resource_names",
+            remedy="spread them over several streams",
+        )
 
 
 def sotw(type_url: str, response: Response) -> bytes:
@@ -107,14 +116,16 @@ def _type_url(found: str, types: frozenset[str]) -> str:
         return found
     if not found and len(types) == 1:
         return next(iter(types))  # implied by the service
-    raise BadRequestError("unknown resource type", field="type_url", value=found)
+    raise BadRequestError(
+        "unknown resource type", field="type_url", value=found, remedy=f"ask for {', '.join(sorted(types))}"
+    )
 
 
 def _request(message: Any, type_url: str, *, delta: bool) -> Request:
     error = message.error_detail.message[:_MAX_ERROR_CHARACTERS] if message.HasField("error_detail") else None
     if not delta:
         return Request(type_url, message.response_nonce, error, _names(message.resource_names))
-    held = dict(message.initial_resource_versions)
+    held = message.initial_resource_versions
     _names(held)
     return Request(
         type_url,
@@ -122,16 +133,21 @@ def _request(message: Any, type_url: str, *, delta: bool) -> Request:
         error,
         _names(message.resource_names_subscribe),
         _names(message.resource_names_unsubscribe),
-        held,
+        dict(held),
     )
 
 
-def _names(names: Iterable[str]) -> frozenset[str]:
+def _names(names: Collection[str]) -> frozenset[str]:
+    require_names(len(names))
     found = frozenset(names)
-    require_names(len(found))
     for name in found:
         if len(name) > MAX_NAME_BYTES or len(name.encode()) > MAX_NAME_BYTES:
-            raise BadRequestError(f"a resource name is longer than {MAX_NAME_BYTES} bytes", value=name)
+            raise BadRequestError(
+                f"a resource name is longer than {MAX_NAME_BYTES} bytes",
+                field="resource_names",
+                value=name,
+                remedy="use a shorter one",
+            )
     return found
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import commandline, delivery, issuance, mesh
+from benchmarks import commandline, delivery, issuance, keys, ledger, mesh
 from benchmarks.measure import Row
 
-_ROWS = ("core", "issuance", "delivery", "mesh", "cli")
+_ROWS = ("core", "issuance", "keys", "delivery", "mesh", "ledger", "cli")
 
 
 def main() -> int:
@@ -45,12 +45,15 @@ def _options() -> argparse.Namespace:
 def _measure(name: str, options: argparse.Namespace) -> list[Row]:
     if name == "core":
         return [issuance.core_row(options.runs * 3)]
-    if name == "issuance":
-        return issuance.rows(Path(os.environ["MESHCA_OPENBAO"]), options.seconds, options.runs)
+    if name in {"issuance", "keys"}:
+        beside = issuance.rows if name == "issuance" else keys.rows
+        return beside(Path(os.environ["MESHCA_OPENBAO"]), options.seconds, options.runs)
     if name == "delivery":
         return delivery.rows(options.streams, options.runs)
     if name == "mesh":
         return mesh.rows(options.runs)
+    if name == "ledger":
+        return ledger.rows(options.runs)
     return [commandline.row(options.runs * 5)]
 
 

@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from meshca.spiffe.id import SpiffeId, TrustDomain
-from meshca.x509.checked import CaProfile, LeafProfile, check_ca, check_leaf, finish
+from meshca.x509.checked import check_ca, check_leaf, finish
 from meshca.x509.issuer import Issuer, ca_id
 from meshca.x509.plan import CaPlan, LeafPlan, validity
+from meshca.x509.profiles import PROFILES
 from meshca.x509.serial import SERIAL_BYTES, new_serial
 
 if TYPE_CHECKING:
@@ -25,31 +26,40 @@ _LEAF = timedelta(hours=1)
 _ISSUING = timedelta(days=30)
 _ROOT = timedelta(days=3650)
 _TRUST_DOMAIN = TrustDomain("bench.test")
+_IDENTITY = SpiffeId.parse("spiffe://bench.test/mesh/m/virtualNode/n")
 
 
-def issue_once() -> Callable[[], object]:
-    """Return a function that makes one key and one certificate under a fresh issuing CA."""
+def batch_issuer(size: int) -> Callable[[], object]:
+    """Return a function that makes so many keys and certificates under a fresh issuing CA.
+
+    In the order of meshca.authority.issuing: all keys, all checks, all signatures, all results read again. (The ledger
+    stands between checks and signatures there, so nothing could take turns one by one.)
+    """
     root_key, issuing_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root = _authority("root", root_key, root_key, None, _ROOT)
     issuer = _authority("issuing", issuing_key, root_key, root, _ISSUING)
-    identity = SpiffeId.parse("spiffe://bench.test/mesh/m/virtualNode/n")
-    profile = LeafProfile(max_ttl=_LEAF)
+    profile = PROFILES["svid"].within(_LEAF)
 
     def once() -> object:
         now = datetime.now(UTC)
-        key = ec.generate_private_key(ec.SECP256R1())
-        valid = validity(now, _LEAF, issuer)
-        plan = LeafPlan(
-            spiffe_id=identity,
-            spki=_spki(key),
-            serial=new_serial(os.urandom(SERIAL_BYTES)),
-            not_before=valid.not_before,
-            not_after=valid.not_after,
-            issuer=issuer,
-        )
-        return finish(*_signed(check_leaf(plan, profile, now), issuing_key))
+        keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(size)]
+        checked = [check_leaf(_leaf_plan(key, issuer, now), profile, now) for key in keys]
+        signed = [_signed(plan, issuing_key) for plan in checked]
+        return [finish(plan, signature) for plan, signature in signed]
 
     return once
+
+
+def _leaf_plan(key: ec.EllipticCurvePrivateKey, issuer: Issuer, now: datetime) -> LeafPlan:
+    valid = validity(now, _LEAF, issuer)
+    return LeafPlan(
+        spiffe_id=_IDENTITY,
+        spki=_spki(key),
+        serial=new_serial(os.urandom(SERIAL_BYTES)),
+        not_before=valid.not_before,
+        not_after=valid.not_after,
+        issuer=issuer,
+    )
 
 
 def _authority(
@@ -70,7 +80,7 @@ def _authority(
         not_after=valid.not_after,
         issuer=issuer,
     )
-    made = finish(*_signed(check_ca(plan, CaProfile(max_ttl=life), now), signer))
+    made = finish(*_signed(check_ca(plan, PROFILES[role].within(life), now), signer))
     return Issuer.from_der(ca_id(plan.spki), made.der)
 
 

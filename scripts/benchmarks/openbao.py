@@ -63,10 +63,20 @@ class OpenBao:
             self._process.terminate()
             self._process.wait(10)
 
-    def sign(self, requests: Sequence[bytes], seconds: float, threads: int = 8) -> Throughput:
-        """Measure `pki/sign`, one request a call, keep-alive connections."""
+    @property
+    def environ(self) -> dict[str, str]:
+        """What a client needs."""
+        return {"BAO_ADDR": f"http://127.0.0.1:{self._port}", "BAO_TOKEN": self._token}
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
         if self._process is None:
             raise RuntimeError("OpenBao is not running")
+        return self._process.pid
+
+    def sign(self, requests: Sequence[bytes], seconds: float, threads: int = 8) -> Throughput:
+        """Measure `pki/sign`, one request a call, keep-alive connections."""
         bodies = [json.dumps({**_WANTED, "csr": _pem(request)}) for request in requests]
         turn, lock = itertools.cycle(bodies), threading.Lock()
 
@@ -87,7 +97,7 @@ class OpenBao:
 
             return once
 
-        return throughput(self._process.pid, seconds, threads, worker)
+        return throughput(self.pid, seconds, threads, worker)
 
     def _configuration(self) -> Path:
         data = self._folder / "data"
@@ -127,6 +137,7 @@ class OpenBao:
         root = {"common_name": "bench root", "key_type": "ec", "key_bits": 256, "ttl": "8760h"}
         self._call("POST", "pki/root/generate/internal", root)
         self._call("POST", "pki/roles/node", _ROLE)
+        self._call("POST", "sys/mounts/transit", {"type": "transit"})
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)

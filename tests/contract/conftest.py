@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,12 @@ def _postgres_schema() -> Iterator[str]:
     url = make_url(POSTGRES).update_query_dict({"options": f"-csearch_path={schema}"})
     yield url.render_as_string(hide_password=False)
     _run(POSTGRES, f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture(scope="session")
+def postgres_schema() -> Callable[[], AbstractContextManager[str]]:
+    """Make PostgreSQL schemas without any table."""
+    return _postgres_schema
 
 
 @pytest.fixture(params=BOTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,10 +12,14 @@ from sqlalchemy import text
 from store_examples import ISSUER, REALM, T0, authority, entry
 from store_signer import CaSigner
 
+from meshca.store import audit as audit_module
 from meshca.store.audit import AuditLog, CheckpointPolicy
+from meshca.store.checkpoints import Kept
 from meshca.store.engine import Store, Transaction
 from meshca.store.errors import StoreError
 from meshca.store.ledger import SqlLedger
+from meshca.store.times import moment
+from meshca.store.trust import insert_authority
 
 RECORDS = 8
 
@@ -54,6 +59,16 @@ def tamper(store: Store, *statements: str) -> None:
             transaction.connection.execute(text(statement))
 
     store.write(change)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["nul", "surrogate"])
+def test_text_that_a_database_refuses_takes_nothing_with_it(store: Store, policy: CheckpointPolicy, text: str) -> None:
+    SqlLedger(store).record_audit([entry("issue", "before"), entry("attest", text, outcome="refused", reason=text)])
+    log = AuditLog(store, policy)
+    before, after = log.tail(2)
+    assert before.subject == "before"
+    assert after.subject == after.reason == {"a\0b": "a\\x00b"}.get(text, "a\\ud800b")
+    assert log.verify().intact
 
 
 def test_an_untouched_log_is_intact(log: AuditLog, reopened: AuditLog) -> None:
@@ -154,21 +169,79 @@ def test_a_checkpoint_file_that_is_lost_or_damaged_shows(
     assert reopened.verify().findings == (f"audit.checkpoint: the checkpoint file {finding}",)
 
 
+def test_a_process_that_died_before_its_first_checkpoint_file_took_its_place_is_no_finding(
+    store: Store, signer: CaSigner, policy: CheckpointPolicy
+) -> None:
+    SqlLedger(store).create_realm(REALM, [authority(ISSUER, "issuing", signer.certificate)], [], [entry("init")])
+    AuditLog(store, policy).checkpoint(T0)
+    beside = policy.file.rename(f"{policy.file}.new")
+    reopened = AuditLog(store, policy)
+    assert reopened.verify().intact
+    beside.write_bytes(beside.read_bytes().replace(b'"seq":1', b'"seq":2'))
+    assert reopened.verify().findings == ("audit.checkpoint: the checkpoint file is missing",)
+    reopened.checkpoint(T0)
+    assert not beside.exists()
+    assert reopened.verify().intact
+
+
 def test_a_forged_checkpoint_file_shows(reopened: AuditLog, policy: CheckpointPolicy) -> None:
     policy.file.write_bytes(policy.file.read_bytes().replace(b'"seq":6', b'"seq":5'))
     assert any("has a wrong signature" in one for one in reopened.verify().findings)
 
 
-def test_a_copy_kept_elsewhere_is_checked_too(
-    store: Store, reopened: AuditLog, policy: CheckpointPolicy, tmp_path: Path
-) -> None:
-    copy = tmp_path / "kept"
-    copy.write_bytes(policy.file.read_bytes())
+def test_a_copy_kept_elsewhere_is_checked_too(store: Store, reopened: AuditLog, policy: CheckpointPolicy) -> None:
+    copy = Kept("copy", policy.file.read_bytes())
     assert reopened.verify([copy]).intact
-    tamper(store, "DELETE FROM audit WHERE seq > 1", "DELETE FROM audit_checkpoints")
+    tamper(store, "DELETE FROM audit WHERE seq > 1", "DELETE FROM audit_checkpoints WHERE seq > 1")
     policy.file.unlink()
     assert any("the tail is cut" in one for one in reopened.verify([copy]).findings)
-    assert reopened.verify([tmp_path / "absent"]).findings == ("absent: the checkpoint file is missing",)
+    assert "other: the checkpoint file is damaged" in reopened.verify([Kept("other", b"nothing")]).findings
+
+
+def test_lines_of_the_log_are_checkpoints_too(store: Store, reopened: AuditLog, policy: CheckpointPolicy) -> None:
+    own = json.loads(policy.file.read_bytes())
+    lines = [{"event": "ready"}, {"event": "audit_checkpoint", "level": "info", **own}]
+    log = Kept("log", b"\n".join(json.dumps(line).encode() for line in lines))
+    assert reopened.verify([log]).intact
+    tamper(store, "DELETE FROM audit WHERE seq > 5", "DELETE FROM audit_checkpoints WHERE seq > 5")
+    policy.file.write_bytes(json.dumps(own | {"seq": 1}).encode())
+    assert any(
+        "server: the chain ends at record 5, but record 6 was known" in one for one in reopened.verify([log]).findings
+    )
+
+
+def test_a_checkpoint_outlives_the_ca_that_signed_it(
+    store: Store, log: AuditLog, open_another: Callable[[str], Store], tmp_path: Path
+) -> None:
+    successor = CaSigner("cd" * 10)
+    record = authority("cd" * 10, "issuing", successor.certificate)
+    tamper(store, "UPDATE authorities SET state = 'removed'")
+    store.write(lambda transaction: insert_authority(transaction.connection, record))
+    SqlLedger(store).record_audit([entry("rotate")])
+    policy = CheckpointPolicy(lambda: successor, tmp_path / "audit.checkpoint")
+    assert AuditLog(store, policy).checkpoint(T0) is not None
+    assert AuditLog(open_another("server"), policy).verify().intact
+    with store.read() as connection:
+        signers = connection.execute(text("SELECT DISTINCT signer_id FROM audit_checkpoints")).scalars().all()
+    assert set(signers) == {ISSUER, "cd" * 10}
+
+
+def test_every_record_is_exported_by_writer_and_number(
+    store: Store, log: AuditLog, open_another: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SqlLedger(open_another("replica")).record_audit([entry("issue")])
+    monkeypatch.setattr(audit_module, "_EXPORTED", 3)
+    pages = list(log.export())
+    assert [len(page) for page in pages] == [3, 3, 3]
+    records = [record for page in pages for record in page]
+    assert [(record.writer, record.seq) for record in records] == [
+        ("replica", 1),
+        *(("server", n) for n in range(1, 9)),
+    ]
+    assert all(record.digest() == record.hash for record in records)
+    newest = moment(records[-1].at)
+    assert [record.seq for page in log.export(newest) for record in page if record.writer == "server"] == [7, 8]
+    assert list(log.export(newest + timedelta(days=1))) == []
 
 
 def test_the_checkpoint_file_is_private_and_replaced(log: AuditLog, policy: CheckpointPolicy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -21,7 +22,7 @@ from store_examples import (
     serial,
 )
 
-from meshca.authority.ports import Abandoned, Result, Revocation
+from meshca.authority.ports import Abandoned, Move, Result, Revocation, TrustChange
 from meshca.authority.records import CertificateFilter, CertificateStatus
 from meshca.errors import ConflictError, InvalidInputError
 from meshca.spiffe.id import SpiffeId
@@ -78,12 +79,83 @@ def test_a_realm_that_fails_half_way_leaves_nothing(ledger: SqlLedger) -> None:
     assert ledger.authorities() == []
 
 
-@pytest.mark.parametrize("known", ["00" * 10, "11" * 10], ids=["same-id", "second-active-root"])
-def test_an_authority_is_added_once(ledger: SqlLedger, known: str) -> None:
-    ledger.add_authority(authority("00" * 10), entry())
+def test_a_change_of_trust_moves_adds_and_counts(store: Store, ledger: SqlLedger) -> None:
+    ledger.create_realm(REALM, [authority("00" * 10), authority(ISSUER, "issuing")], [crl(1)], [])
+    new = replace(authority("cd" * 10, "issuing"), state="prepared", generation=2, prepared_at=T0, activate_at=T0)
+    ledger.change_trust(TrustChange(2, added=(new,), crls=(crl(1, new.id),)), [entry("rotate")])
+    moves = (Move(ISSUER, "active", "old", T0 + SECOND), Move(new.id, "prepared", "active", T0 + SECOND))
+    ledger.change_trust(TrustChange(3, moved=moves), [entry("rotate")])
+    old, active = (record for record in ledger.authorities() if record.role == "issuing")
+    assert (old.id, old.state, old.retired_at) == (ISSUER, "old", T0 + SECOND)
+    assert active == replace(new, state="active", activated_at=T0 + SECOND)
+    assert (ledger.generation(), set(ledger.latest_crls())) == (3, {ISSUER, new.id})
+    assert audited(store) == [("rotate", "ok")] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(TrustChange(2, added=(authority("00" * 10),)), id="known-already"),
+        pytest.param(TrustChange(2, added=(authority("11" * 10),)), id="second-active-root"),
+        pytest.param(TrustChange(3), id="not-the-next-generation"),
+        pytest.param(TrustChange(2, moved=(Move(ISSUER, "prepared", "active", T0),)), id="not-in-that-state"),
+        pytest.param(TrustChange(2, moved=(Move("99" * 10, "active", "old", T0),)), id="unknown"),
+        pytest.param(
+            TrustChange(2, moved=(Move(ISSUER, "active", "old", T0),), crls=(crl(1),)), id="number-not-higher"
+        ),
+    ],
+)
+def test_a_change_of_trust_that_conflicts_changes_nothing(store: Store, ledger: SqlLedger, change: TrustChange) -> None:
+    ledger.create_realm(REALM, [authority("00" * 10), authority(ISSUER, "issuing")], [crl(1)], [])
+    before = ledger.authorities()
     with pytest.raises(ConflictError):
-        ledger.add_authority(authority(known), entry())
-    ledger.add_authority(authority(ISSUER, "issuing"), entry())
+        ledger.change_trust(change, [entry("never")])
+    assert (ledger.authorities(), ledger.generation(), audited(store)) == (before, 1, [])
+
+
+def test_only_one_ca_of_a_role_is_prepared(ledger: SqlLedger) -> None:
+    ledger.create_realm(REALM, [authority("00" * 10)], [], [])
+    first, second = (replace(authority(name * 10, "issuing"), state="prepared") for name in ("11", "22"))
+    ledger.change_trust(TrustChange(2, added=(first,)), [])
+    with pytest.raises(ConflictError):
+        ledger.change_trust(TrustChange(3, added=(second,)), [])
+
+
+def test_an_activation_is_hastened_once(store: Store, ledger: SqlLedger) -> None:
+    prepared = replace(authority(ISSUER, "issuing"), state="prepared", activate_at=T0 + HOUR)
+    ledger.create_realm(REALM, [prepared], [], [])
+    assert ledger.hasten(ISSUER, T0, entry("rotate"))
+    assert not ledger.hasten(ISSUER, T0, entry("never"))
+    assert not ledger.hasten("99" * 10, T0, entry("never"))
+    assert [record.activate_at for record in ledger.authorities()] == [T0]
+    assert audited(store) == [("rotate", "ok")]
+
+
+def test_a_ca_is_tainted_once(store: Store, ledger: SqlLedger) -> None:
+    gone = replace(authority("11" * 10, "issuing"), state="removed")
+    ledger.create_realm(REALM, [authority("00" * 10), gone], [], [])
+    assert ledger.taint(["00" * 10, gone.id], T0, [entry("taint")]) == ["00" * 10]
+    assert ledger.taint(["00" * 10], T0 + HOUR, [entry("never")]) == []
+    assert {record.tainted_at for record in ledger.authorities()} == {T0, None}
+    assert audited(store) == [("taint", "ok")]
+
+
+def test_identities_lapse_together_when_none_has_a_valid_certificate(ledger: SqlLedger) -> None:
+    assert ledger.lapsed(T0) == 0
+    ledger.record_intents([intent(1), intent(2), intent(3, API, life=2 * HOUR), intent(4, life=3 * HOUR)])
+    ledger.record_results([Result(serial(number), b"der") for number in (1, 2, 3)], no_audit)
+    assert ledger.lapsed(T0 + HOUR) == 0
+    assert ledger.lapsed(T0 + 2 * HOUR) == 2
+    ledger.revoke([serial(3)], LEAK, no_audit)
+    assert ledger.lapsed(T0 + HOUR) == 1
+
+
+def test_the_last_leaf_of_a_ca_counts_pending_ones_and_not_abandoned_ones(ledger: SqlLedger) -> None:
+    assert ledger.last_expiry(ISSUER, T0) is None
+    ledger.record_intents([intent(1), intent(2, life=2 * HOUR), intent(3, life=3 * HOUR)])
+    ledger.record_results([Abandoned(intent(3).serial, "x")], no_audit)
+    assert ledger.last_expiry(ISSUER, T0) == T0 + 2 * HOUR
+    assert ledger.last_expiry(ISSUER, T0 + SECOND) is None
 
 
 def test_crl_numbers_and_generations_only_grow(store: Store, ledger: SqlLedger) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
-from store_examples import API, HOUR, LEAK, REALM, SECOND, T0, WEB, entry, intent, no_audit, serial
+from store_examples import API, HOUR, ISSUER, LEAK, REALM, SECOND, T0, WEB, entry, intent, no_audit, serial
 
-from meshca.authority.ports import Result
+from meshca.authority.ports import Result, Straggler
 from meshca.errors import ConflictError, NotFoundError
 from meshca.mesh.model import ObjectKey
 from meshca.policy.entitlement import Registration, Selector
-from meshca.store.acknowledgements import Acknowledgement, Acknowledgements, Rejection, Straggler
+from meshca.store.acknowledgements import Acknowledgement, Acknowledgements, Rejection
 from meshca.store.engine import Store, open_store, upgrade
 from meshca.store.epochs import Epochs
 from meshca.store.errors import SchemaError, StoreError
@@ -157,13 +159,40 @@ def test_holders_of_unexpired_leaves_must_acknowledge(store: Store) -> None:
     assert acknowledgements.stragglers(2, T0 + HOUR) == []
 
 
+def test_one_off_holders_are_not_waited_for(store: Store) -> None:
+    ledger, acknowledgements = SqlLedger(store), Acknowledgements(store)
+    holders = ("issue", "drop-once:/x", "drop:/x", "issued")
+    ledger.record_intents([replace(intent(number), holder=holder) for number, holder in enumerate(holders)])
+    ledger.record_results([Result(serial(number), b"der") for number in range(len(holders))], no_audit)
+    assert [found.holder for found in acknowledgements.stragglers(1, T0)] == ["drop:/x", "issued"]
+    assert (acknowledgements.holders(T0), acknowledgements.holders(T0 + HOUR)) == (2, 0)
+
+
+def test_who_may_still_serve_a_leaf_of_a_ca(store: Store) -> None:
+    """1 acknowledged a leaf of this CA, 2 one of another, 3 none; a later acknowledgement of trust takes none back."""
+    ledger, acknowledgements = SqlLedger(store), Acknowledgements(store)
+    ledger.record_intents([intent(number) for number in (1, 2, 3)])
+    ledger.record_results([Result(serial(number), b"der") for number in (1, 2, 3)], no_audit)
+    for number, issuer in ((1, ISSUER), (2, ISSUER), (2, "cd" * 10)):
+        leaf = replace(acknowledgement(f"stream:{number}", 0), issuer_id=issuer)
+        acknowledgements.record([leaf]).result(10)
+    together = [replace(acknowledgement("stream:2", 1), issuer_id=issuer) for issuer in ("cd" * 10, "")]
+    acknowledgements.record(together).result(10)
+    assert [found.holder for found in acknowledgements.still_on(ISSUER, T0)] == ["stream:1", "stream:3"]
+    assert [found.holder for found in acknowledgements.still_on("cd" * 10, T0)] == ["stream:2"]
+    assert acknowledgements.still_on(ISSUER, T0 + HOUR) == []
+    assert acknowledgements.generation_of("stream:2", WEB) == 1
+
+
 def test_what_a_node_refused_is_remembered_until_it_is_forgotten(store: Store) -> None:
     acknowledgements = Acknowledgements(store)
     first = Rejection("web", "hash", "type", "bad", T0)
     again = Rejection("web", "hash", "type", "still bad", T0 + SECOND)
     other = Rejection("api", "hash", "type", "bad", T0)
-    for rejection in (first, again, other):
+    strange = Rejection("w\0b", "hash", "type", "b\0d", T0)
+    for rejection in (first, again, other, strange):
         acknowledgements.reject(rejection).result(10)
+    assert [found.message for found in acknowledgements.rejections("w\\x00b")] == ["b\\x00d"]
     assert acknowledgements.rejections("web") == [again]
     acknowledgements.forget("web", T0 + SECOND).result(10)
     assert acknowledgements.rejections("web") == [again]

@@ -8,17 +8,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import select
-from store_examples import ISSUER, LEAK, REALM, T0, WEB, authority, entry, intent, no_audit, serial
+from store_examples import API, ISSUER, LEAK, REALM, T0, WEB, authority, entry, intent, no_audit, serial
 
-from meshca.authority.ports import Result
+from meshca.authority.ports import Abandoned, Move, Result, TrustChange
+from meshca.authority.records import Freeze
 from meshca.errors import ConflictError, MeshcaError, NotFoundError
 from meshca.mesh.model import ObjectKey
 from meshca.policy.entitlement import Registration, Selector
+from meshca.store import freezing
 from meshca.store.chain import ChainCheck, ChainRecord
 from meshca.store.conditional import bump
 from meshca.store.engine import Store, Transaction
@@ -32,6 +35,7 @@ from meshca.store.schema import AUDIT, DRAIN_EPOCHS
 from meshca.x509.crl import Crl
 
 ROUNDS = 5
+FREEZE = Freeze(T0, "uid:0", "a leak is suspected")
 Open = Callable[[str], Store]
 
 
@@ -91,12 +95,17 @@ def test_one_of_two_creates_the_realm(pair: tuple[Store, Store]) -> None:
     assert len(ledgers[0].authorities()) == 1
 
 
-def test_one_of_two_adds_the_active_ca(pair: tuple[Store, Store]) -> None:
-    calls = [
-        partial(SqlLedger(store).add_authority, authority(name, "issuing"), entry())
-        for store, name in zip(pair, ("00" * 10, "11" * 10), strict=True)
-    ]
+def test_one_of_two_prepares_and_one_of_two_activates(pair: tuple[Store, Store]) -> None:
+    ledgers = [SqlLedger(store) for store in pair]
+    ledgers[0].create_realm(REALM, [authority("00" * 10, "issuing")], [], [])
+    prepared = [replace(authority(name, "issuing"), state="prepared") for name in ("11" * 10, "22" * 10)]
+    changes = [TrustChange(2, added=(record,)) for record in prepared]
+    calls = [partial(ledger.change_trust, change, [entry()]) for ledger, change in zip(ledgers, changes, strict=True)]
     assert conflicts(race(*calls)) == 1
+    (won,) = [record.id for record in ledgers[0].authorities() if record.state == "prepared"]
+    moves = (Move("00" * 10, "active", "old", T0), Move(won, "prepared", "active", T0))
+    assert conflicts(race(*[partial(ledger.change_trust, TrustChange(3, moves), [entry()]) for ledger in ledgers])) == 1
+    assert {record.id: record.state for record in ledgers[0].authorities()} == {"00" * 10: "old", won: "active"}
 
 
 def test_one_of_two_makes_the_next_trust_generation(pair: tuple[Store, Store]) -> None:
@@ -186,6 +195,69 @@ def test_an_intent_waits_for_a_suspension_and_is_refused(pair: tuple[Store, Stor
         recording = pool.submit(ledger.record_intents, [intent(1)])
         held.let_go_after(recording)
         assert recording.result(10) == [False]
+
+
+@pytest.mark.parametrize("of", ["intent", "result"])
+def test_nothing_is_issued_once_a_freeze_has_been_answered(pair: tuple[Store, Store], of: str) -> None:
+    """Whatever is being written comes before the freeze or not at all; whatever begins after it is refused."""
+    issuer, ledger = SqlLedger(pair[0]), SqlLedger(pair[1])
+    ledger.create_realm(REALM, [], [], [])
+    if of == "result":
+        issuer.record_intents([intent(1)])
+    work = insert_intents if of == "intent" else finish_intents
+    rows: list[Any] = [intent(1) if of == "intent" else Result(serial(1), b"der")]
+    held = Held(pair[0], lambda transaction: work(transaction.connection, rows))
+    with ThreadPoolExecutor(1) as pool:
+        freezing = pool.submit(ledger.freeze, FREEZE, entry("freeze"))
+        assert held.let_go_after(freezing) == [True]
+        assert freezing.result(10)
+    assert issuer.record_intents([intent(2), intent(3, API)]) == [False, False]
+    assert issuer.record_results([Result(serial(1), b"der")], no_audit) == [False]
+    found = issuer.certificate(serial(1))
+    assert found is not None
+    assert found.state == ("pending" if of == "intent" else "issued")
+
+
+@pytest.mark.parametrize("of", ["intent", "result"])
+def test_what_waits_for_a_freeze_is_refused(pair: tuple[Store, Store], of: str) -> None:
+    issuer, ledger = SqlLedger(pair[1]), SqlLedger(pair[0])
+    ledger.create_realm(REALM, [], [], [])
+    issuer.record_intents([intent(1)])
+    held = Held(pair[0], lambda transaction: freezing.freeze(transaction.connection, FREEZE))
+    with ThreadPoolExecutor(1) as pool:
+        if of == "intent":
+            late = pool.submit(issuer.record_intents, [intent(2)])
+        else:
+            late = pool.submit(issuer.record_results, [Result(serial(1), b"der")], no_audit)
+        assert held.let_go_after(late) is True
+        assert late.result(10) == [False]
+    issuer.record_results([Abandoned(serial(1), "frozen")], no_audit)
+    assert ledger.revoke([serial(1)], LEAK, no_audit) != []
+
+
+def test_one_of_two_freezes_and_one_of_two_unfreezes(pair: tuple[Store, Store]) -> None:
+    ledgers = [SqlLedger(store) for store in pair]
+    ledgers[0].create_realm(REALM, [], [], [])
+    for _ in range(ROUNDS):
+        answers = race(*[partial(ledger.freeze, FREEZE, entry("freeze")) for ledger in ledgers])
+        assert sorted(answers) == [False, True]
+        assert ledgers[0].frozen() == ledgers[1].frozen() == FREEZE
+        answers = race(*[partial(ledger.unfreeze, entry("unfreeze")) for ledger in ledgers])
+        assert sorted(answers) == [False, True]
+        assert ledgers[1].frozen() is None
+    with pair[0].read() as connection:
+        actions = connection.execute(select(AUDIT.c.action)).scalars().all()
+    assert sorted(actions) == ["freeze"] * ROUNDS + ["unfreeze"] * ROUNDS
+
+
+def test_freezes_and_issues_that_race_agree(pair: tuple[Store, Store]) -> None:
+    issuer, ledger = [SqlLedger(store) for store in pair]
+    ledger.create_realm(REALM, [], [], [])
+    for number in range(ROUNDS):
+        race(partial(issuer.record_intents, [intent(number)]), partial(ledger.freeze, FREEZE, entry("freeze")))
+        assert issuer.record_intents([intent(ROUNDS + number)]) == [False]
+        ledger.unfreeze(entry("unfreeze"))
+    assert issuer.record_intents([intent(2 * ROUNDS)]) == [True]
 
 
 def test_one_of_two_registers_and_one_of_two_unregisters(pair: tuple[Store, Store]) -> None:

@@ -11,6 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+from harness.places import Options, place
 from harness.world import World
 
 
@@ -21,13 +22,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+@pytest.fixture(scope="session")
+def root_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Options]:
+    """Where the roots of this session are."""
+    with place(os.environ.get("MESHCA_TEST_CA", "file"), tmp_path_factory.mktemp("place")) as options:
+        yield options
+
+
 @pytest.fixture
-def make_world() -> Iterator[Callable[..., World]]:
+def make_world(root_place: Options) -> Iterator[Callable[..., World]]:
     """Make worlds with options for `meshca init`; they end with the test."""
     made: list[World] = []
 
     def make(*options: str) -> World:
-        made.append(World.make(*options))
+        made.append(World.make(*root_place(), *options))
         return made[-1]
 
     yield make

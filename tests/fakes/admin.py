@@ -11,13 +11,18 @@ from meshca.client.values import (
     AuditRecord,
     AuditVerification,
     Authorities,
+    BackupSummary,
+    CertificatePage,
+    CertificateQuery,
     CertificateRecord,
     Decision,
     Issued,
+    KeptCheckpoints,
     Node,
     Registration,
     Rendered,
     Revoked,
+    RotationProgress,
     SigningRequest,
     Status,
     Stream,
@@ -39,6 +44,7 @@ class FakeAdmin:
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     error: MeshcaError | None = None
+    key_types: tuple[str, ...] = ()
     status_answers: list[Status] = field(
         default_factory=lambda: [Status("ready", "m.test", None, "127.0.0.1:8080", "/h/run/meshca.sock", 3, 4, ("w",))]
     )
@@ -52,9 +58,13 @@ class FakeAdmin:
     cas: Authorities = field(default_factory=lambda: Authorities((), ()))
     bundles: dict[str, bytes] = field(default_factory=lambda: {"pem": b"PEM\n"})
     trusts: list[Trust] = field(default_factory=list)
+    progress: list[RotationProgress] = field(default_factory=list)
     rows: list[Stream] = field(default_factory=list)
     rendered: Rendered = field(default_factory=lambda: Rendered(NODE, ()))
     audit: list[AuditRecord] = field(default_factory=list)
+    backup_pieces: list[bytes | BackupSummary] = field(
+        default_factory=lambda: [b"one", b"two", BackupSummary(T0, 7, 2, ("openbao:transit/root@1",))]
+    )
     verification: AuditVerification = field(default_factory=lambda: AuditVerification(True, 3))
 
     def __enter__(self) -> FakeAdmin:
@@ -91,7 +101,7 @@ class FakeAdmin:
 
     def resolve(self, node: str) -> Node:
         self._called("resolve", node)
-        return Node(NODE, SPIFFE_ID)
+        return Node(NODE, SPIFFE_ID, self.key_types)
 
     def register(self, node: str, selectors: Sequence[str], *, parent: str = "") -> Registration:
         self._called("register", node, tuple(selectors), parent)
@@ -113,6 +123,13 @@ class FakeAdmin:
         self._called("revoke", serial, node, reason, wait)
         return self.revoked
 
+    def freeze(self, reason: str = "") -> datetime:
+        self._called("freeze", reason)
+        return T0
+
+    def unfreeze(self) -> None:
+        self._called("unfreeze")
+
     def resume(self, node: str) -> str:
         self._called("resume", node)
         return SPIFFE_ID
@@ -120,6 +137,14 @@ class FakeAdmin:
     def certificates(self, *, node: str = "", state: str = "", serial: str = "") -> list[CertificateRecord]:
         self._called("certificates", node, state, serial)
         return self.records
+
+    def certificate_page(self, wanted: CertificateQuery, size: int, after: str = "") -> CertificatePage:
+        self._called("certificate_page", wanted, size, after)
+        serials = [record.serial for record in self.records]
+        begin = serials.index(after) + 1 if after else 0
+        found = tuple(self.records[begin : begin + size])
+        more = begin + size < len(self.records)
+        return CertificatePage(found, found[-1].serial if more else "")
 
     def rotate_leaf(self, node: str) -> int:
         self._called("rotate_leaf", node)
@@ -137,8 +162,20 @@ class FakeAdmin:
         self._called("watch_trust", holder, spiffe_id)
         return iter(self.trusts)
 
-    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int) -> None:
-        self._called("acknowledge_trust", holder, spiffe_id, generation)
+    def rotate_authority(self, role: str) -> str:
+        self._called("rotate_authority", role)
+        return "new"
+
+    def watch_rotation(self, ca_id: str) -> Iterator[RotationProgress]:
+        self._called("watch_rotation", ca_id)
+        return iter(self.progress)
+
+    def taint_authority(self, ca_id: str) -> tuple[str, ...]:
+        self._called("taint_authority", ca_id)
+        return (ca_id,)
+
+    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int, serial: str = "") -> None:
+        self._called("acknowledge_trust", holder, spiffe_id, generation, serial)
 
     def streams(self) -> list[Stream]:
         self._called("streams")
@@ -152,6 +189,14 @@ class FakeAdmin:
         self._called("audit_tail", count)
         return self.audit
 
-    def audit_verify(self) -> AuditVerification:
-        self._called("audit_verify")
+    def audit_verify(self, kept: Sequence[KeptCheckpoints] = ()) -> AuditVerification:
+        self._called("audit_verify", *kept)
         return self.verification
+
+    def audit_export(self, since: datetime | None = None) -> Iterator[AuditRecord]:
+        self._called("audit_export", since)
+        return iter(self.audit)
+
+    def backup(self, passphrase: bytes = b"") -> Iterator[bytes | BackupSummary]:
+        self._called("backup", passphrase)
+        return iter(self.backup_pieces)

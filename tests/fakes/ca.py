@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fakes.acknowledgements import InMemoryAcknowledgements
 from fakes.ledger import InMemoryLedger
 
-from meshca.authority.authority import Authority
+from meshca.authority.authority import DEFAULTS, Authority, Settings
 from meshca.authority.create import NewRealm, create
 from meshca.authority.events import Event
 from meshca.authority.lifetimes import Lifetimes
-from meshca.authority.ports import KeyUnavailableError
-from meshca.authority.records import Role
+from meshca.authority.ports import KeyUnavailableError, Ports, Signer
+from meshca.authority.records import AuthorityRecord, Role
 from meshca.authority.requests import IssueRequest, Kind
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.issuer import ca_id
@@ -69,6 +70,10 @@ class FakeSigner:
     def key_id(self) -> str:
         return ca_id(self.spki)
 
+    @property
+    def key_ref(self) -> str:
+        return self.key_id
+
     def sign(self, data: bytes) -> bytes:
         if self.failing is not None:
             raise self.failing
@@ -85,10 +90,18 @@ class FakeKeys:
 
     signers: dict[str, FakeSigner] = field(default_factory=dict)
 
-    def __call__(self, role: Role, trust_domain: TrustDomain, generation: int) -> FakeSigner:
+    def signer(self, record: AuthorityRecord) -> FakeSigner:
+        if record.key_ref not in self.signers:
+            raise KeyUnavailableError("no such key", field="key", value=record.key_ref)
+        return self.signers[record.key_ref]
+
+    def create(self, role: Role, trust_domain: TrustDomain, generation: int) -> FakeSigner:
         signer = FakeSigner()
         self.signers[signer.key_id] = signer
         return signer
+
+    def reference(self, signer: Signer, generation: int) -> str:
+        return signer.key_ref
 
 
 @dataclass
@@ -100,14 +113,20 @@ class World:
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
     keys: FakeKeys = field(default_factory=FakeKeys)
     events: list[Event] = field(default_factory=list)
+    lives: Lifetimes = LIVES
+    settings: Settings = DEFAULTS
+    acknowledgements: InMemoryAcknowledgements = field(init=False)
 
     def __post_init__(self) -> None:
-        self.created = create(NewRealm(TRUST_DOMAIN, LIVES), self.clock, self.entropy, self.keys, self.ledger)
+        self.acknowledgements = InMemoryAcknowledgements(self.ledger)
+        self.created = create(NewRealm(TRUST_DOMAIN, self.lives), self.clock, self.entropy, self.keys, self.ledger)
         self.authority = self.restarted()
 
     def restarted(self) -> Authority:
         """Return another authority on the same ledger, as after a crash."""
-        self.authority = Authority(self.ledger, self.keys.signers, self.clock, self.entropy)
+        self.authority = Authority(
+            Ports(self.ledger, self.acknowledgements, self.keys, self.clock, self.entropy), self.settings
+        )
         self.authority.subscribe(self.events.append)
         return self.authority
 
@@ -129,14 +148,19 @@ def node(name: str) -> SpiffeId:
 
 
 def request(
-    spiffe_id: SpiffeId | str = "web", *, ttl: timedelta | None = None, kind: Kind = "stream", spki: bytes = b""
+    spiffe_id: SpiffeId | str = "web",
+    *,
+    ttl: timedelta | None = None,
+    kind: Kind = "stream",
+    spki: bytes = b"",
+    holder: str = "stream:42",
 ) -> IssueRequest:
     """Return a good request; a test changes one thing of it."""
     return IssueRequest(
         spiffe_id=node(spiffe_id) if isinstance(spiffe_id, str) else spiffe_id,
         spki=spki or spki_of(LEAF_KEY),
         ttl=ttl,
-        holder="stream:42",
+        holder=holder,
         kind=kind,
         requested_by="uid 1000",
     )

@@ -86,6 +86,7 @@ class Notes:
 
     refusals: list[tuple[str, str, str]] = field(default_factory=list)
     in_force: dict[tuple[str, SpiffeId], int] = field(default_factory=dict)
+    leaves: dict[tuple[str, SpiffeId], str] = field(default_factory=dict)
     nacks: list[str] = field(default_factory=list)
     withheld: list[str] = field(default_factory=list)
 
@@ -94,6 +95,9 @@ class Notes:
 
     def trust_in_force(self, holder: str, spiffe_id: SpiffeId, generation: int) -> None:
         self.in_force[holder, spiffe_id] = generation
+
+    def leaf_in_force(self, holder: str, spiffe_id: SpiffeId, issuer_id: str) -> None:
+        self.leaves[holder, spiffe_id] = issuer_id
 
     def rejected(self, node: str, type_url: str, digests: Collection[str], message: str) -> None:
         self.nacks.append(message)
@@ -133,7 +137,8 @@ class Hall:
             raise answer.error
         assert isinstance(answer, Issued)
         made, pem = answer.certificate, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return Leaf(made.serial, spiffe_id, made.not_before, made.not_after, answer.chain_pem, pem)
+        now = self.world.clock.now()
+        return Leaf(made.serial, spiffe_id, made.not_before, made.not_after, now, answer.chain_pem, pem)
 
     async def held(self, serial: str, spiffe_id: SpiffeId, holder: str) -> Leaf | None:
         return None

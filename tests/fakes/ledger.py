@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from meshca.authority.audit import AuditEntry
-from meshca.authority.ports import Abandoned, Intent, Result, Revocation
-from meshca.authority.records import AuthorityRecord, CertificateFilter, CertificateRecord, Realm
+from meshca.authority.ports import Abandoned, Intent, Move, Result, Revocation, TrustChange
+from meshca.authority.records import AuthorityRecord, CaRequest, CertificateFilter, CertificateRecord, Freeze, Realm
 from meshca.errors import ConflictError
 from meshca.spiffe.id import SpiffeId
 from meshca.x509.crl import Crl, RevokedEntry
@@ -30,6 +30,8 @@ class InMemoryLedger:
     _authorities: dict[str, AuthorityRecord] = field(default_factory=dict)
     _certificates: dict[str, CertificateRecord] = field(default_factory=dict)
     _suspensions: dict[SpiffeId, Revocation] = field(default_factory=dict)
+    _freeze: Freeze | None = None
+    _request: CaRequest | None = None
     _generation: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -54,12 +56,50 @@ class InMemoryLedger:
         with self._lock:
             return sorted(self._authorities.values(), key=lambda record: (record.generation, record.id))
 
-    def add_authority(self, record: AuthorityRecord, audit: AuditEntry) -> None:
+    def change_trust(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
         with self._lock:
-            if record.id in self._authorities:
-                raise ConflictError("this CA is known already", value=record.id)
-            self._authorities[record.id] = record
+            self._require_next(change.crls, change.generation)
+            changed = dict(self._authorities)
+            for move in change.moved:
+                if changed[move.id].state != move.before:
+                    raise ConflictError(f"CA {move.id} is not {move.before} any more")
+                changed[move.id] = _moved(changed[move.id], move)
+            for record in change.added:
+                if record.id in changed:
+                    raise ConflictError("this CA is known already", value=record.id)
+                changed[record.id] = record
+            _require_one_each(changed.values())
+            self._authorities = changed
+            self.store_crls(change.crls, change.generation, audit)
+
+    def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
+        with self._lock:
+            record = self._authorities[ca_id]
+            if record.state != "prepared" or (record.activate_at is not None and record.activate_at <= at):
+                return False
+            self._authorities[ca_id] = replace(record, activate_at=at)
             self.audit.append(audit)
+            return True
+
+    def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
+        with self._lock:
+            found = [self._authorities[ca_id] for ca_id in ca_ids]
+            marked = [record for record in found if record.state != "removed" and record.tainted_at is None]
+            self._authorities |= {record.id: replace(record, tainted_at=at) for record in marked}
+            self.audit += audit if marked else ()
+            return sorted(record.id for record in marked)
+
+    def lapsed(self, at: datetime) -> int:
+        with self._lock:
+            issued = [each for each in self._certificates.values() if each.state == "issued" and not each.revoked_at]
+            valid = any(each.not_after > at for each in issued)
+            return 0 if valid else len({each.spiffe_id for each in issued})
+
+    def last_expiry(self, issuer_id: str, since: datetime) -> datetime | None:
+        with self._lock:
+            wanted = [record for record in self._certificates.values() if record.issuer_id == issuer_id]
+            ends = [each.not_after for each in wanted if each.created_at >= since and each.state != "abandoned"]
+            return max(ends, default=None)
 
     def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
         with self._lock:
@@ -93,6 +133,37 @@ class InMemoryLedger:
                 return False
             self.audit.append(audit)
             return True
+
+    def pending_request(self) -> CaRequest | None:
+        request = self._request
+        return None if request is None or request.key_id in self._authorities else request
+
+    def keep_request(self, request: CaRequest, audit: AuditEntry) -> bool:
+        with self._lock:
+            if self.pending_request() is not None:
+                return False
+            self._request = request
+            self.audit.append(audit)
+            return True
+
+    def freeze(self, freeze: Freeze, audit: AuditEntry) -> bool:
+        with self._lock:
+            if self._freeze is not None:
+                return False
+            self._freeze = freeze
+            self.audit.append(audit)
+            return True
+
+    def unfreeze(self, audit: AuditEntry) -> bool:
+        with self._lock:
+            if self._freeze is None:
+                return False
+            self._freeze = None
+            self.audit.append(audit)
+            return True
+
+    def frozen(self) -> Freeze | None:
+        return self._freeze
 
     def suspended(self) -> frozenset[SpiffeId]:
         with self._lock:
@@ -146,7 +217,7 @@ class InMemoryLedger:
             self._authorities[record.id] = record
 
     def _record_intent(self, intent: Intent) -> bool:
-        if intent.spiffe_id in self._suspensions:
+        if intent.spiffe_id in self._suspensions or self._freeze is not None:
             return False
         self.tbs[intent.serial] = intent.tbs
         self._certificates[intent.serial] = CertificateRecord(
@@ -167,6 +238,8 @@ class InMemoryLedger:
     def _record_result(self, result: Result | Abandoned) -> bool:
         record = self._certificates[result.serial]
         if record.state != "pending" or record.revoked_at is not None:
+            return False
+        if isinstance(result, Result) and self._freeze is not None:
             return False
         if isinstance(result, Result):
             done = replace(record, state="issued", certificate=result.certificate)
@@ -201,6 +274,23 @@ class InMemoryLedger:
             due = record.revoked_at is not None and record.revocation_listed_until is None
             if due and record.issuer_id == crl.issuer_id and record.not_after < crl.this_update:
                 self._certificates[serial] = replace(record, revocation_listed_until=crl.this_update)
+
+
+def _moved(record: AuthorityRecord, move: Move) -> AuthorityRecord:
+    match move.after:
+        case "active":
+            return replace(record, state="active", activated_at=move.at)
+        case "old":
+            return replace(record, state="old", retired_at=move.at)
+    return replace(record, state=move.after)
+
+
+def _require_one_each(records: Iterable[AuthorityRecord]) -> None:
+    counted = Counter((record.role, record.state) for record in records if record.role != "intermediate")
+    for role in ("root", "issuing"):
+        for state in ("active", "prepared"):
+            if counted[role, state] > 1:
+                raise ConflictError(f"another {role} CA is {state} already")
 
 
 def _page_order(record: CertificateRecord) -> tuple[datetime, str]:

@@ -68,8 +68,8 @@ def shop() -> list[dict[str, Any]]:
 
 
 @contextmanager
-def temporary_home(lifetimes: Lifetimes | None = None) -> Iterator[Home]:
-    """Lend an initialised home; its path is short, for the sake of sockets."""
+def temporary_home(lifetimes: Lifetimes | None = None, **options: Any) -> Iterator[Home]:
+    """Lend an initialised home, made with these options; its path is short, for the sake of sockets."""
     folder = Path(tempfile.mkdtemp(prefix="mca", dir="/tmp"))
     try:
         home = Home.at(folder / "home")
@@ -79,6 +79,7 @@ def temporary_home(lifetimes: Lifetimes | None = None) -> Iterator[Home]:
                 trust_domain=TrustDomain("shop.test"),
                 passphrase=lambda _: Passphrase(PASSPHRASE, "test"),
                 lifetimes=lifetimes or Lifetimes(),
+                **options,
             ),
         )
         yield home
@@ -87,10 +88,10 @@ def temporary_home(lifetimes: Lifetimes | None = None) -> Iterator[Home]:
 
 
 @asynccontextmanager
-async def server(home: Home) -> AsyncIterator[tuple[Parts, Admin]]:
+async def server(home: Home, passphrase: bytes = PASSPHRASE, **settings: Any) -> AsyncIterator[tuple[Parts, Admin]]:
     """Run a server on a home, with a client of its admin API."""
     home.secure()
-    async with running(home, Config(http=Address("127.0.0.1", 0)), PASSPHRASE) as parts:
+    async with running(home, Config(http=Address("127.0.0.1", 0), **settings), passphrase) as parts:
         client = AdminClient(home.admin_socket, deadline=20.0)
         try:
             yield parts, Admin(client)
@@ -235,11 +236,13 @@ class DeltaEnvoy:
         return {resource.name: resource.version for resource in response.resources}
 
 
-def signing_request(node: str) -> SigningRequest:
-    """Return a wish for a certificate with a new key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key, hashes.SHA256())
-    return SigningRequest(node, csr.public_bytes(Encoding.DER))
+def signing_request(node: str, *names: x509.GeneralName, curve: ec.EllipticCurve | None = None) -> SigningRequest:
+    """Return a wish for a certificate with a new key; ``names`` are those in the CSR."""
+    key = ec.generate_private_key(curve or ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder(x509.Name([]))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return SigningRequest(node, builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
 
 
 class EndedError(Exception):

@@ -16,8 +16,8 @@ from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.checked import Certificate, check_ca, check_leaf, finish, new_serial
 from meshca.x509.crl import Crl, CrlPlan, RevokedEntry, check_crl, finish_crl
 from meshca.x509.issuer import Issuer, ca_id
-from meshca.x509.lints import CaProfile, LeafProfile
 from meshca.x509.plan import CaPlan, LeafPlan, validity
+from meshca.x509.profiles import PROFILES, SVID, Profile
 
 NOW = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -25,8 +25,8 @@ HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 TD = TrustDomain("m.test")
 WEB = SpiffeId.parse("spiffe://m.test/mesh/m/virtualNode/web")
-LEAF_PROFILE = LeafProfile(HOUR)
-CA_PROFILE = CaProfile(3650 * DAY)
+LEAF_PROFILE = SVID.within(HOUR)
+CA_LIFE = 3650 * DAY
 
 Key = ec.EllipticCurvePrivateKey
 
@@ -62,11 +62,16 @@ def ca_plan(key: Key, issuer: Issuer | None = None, now: datetime = NOW, **chang
     return replace(plan, **changes)
 
 
+def ca_profile(plan: CaPlan) -> Profile:
+    return PROFILES[plan.role].within(CA_LIFE)
+
+
 def make_ca(
     above: Authority | None = None, curve: ec.EllipticCurve | None = None, now: datetime = NOW - DAY, **changes: Any
 ) -> Authority:
     key = new_key(curve)
-    checked = check_ca(ca_plan(key, above.issuer if above else None, now, **changes), CA_PROFILE, now)
+    plan = ca_plan(key, above.issuer if above else None, now, **changes)
+    checked = check_ca(plan, ca_profile(plan), now)
     certificate = finish(checked, sign(above.key if above else key, checked.spend()))
     return Authority(key, Issuer.from_der(ca_id(spki(key)), certificate.der))
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TRUST_DOMAIN = "m.test"
 _START = 30
+_TESTS = str(Path(__file__).parent.parent)
 # Envoys and other callers as users of their own; no account needs to exist for a uid to be used.
 FIRST_UID = 61_000
 
@@ -94,12 +95,15 @@ class World:
 
     # --- the server
 
-    def start(self, *arguments: str) -> Self:
-        """Start `meshca serve` and wait until it is ready."""
+    def start(self, *arguments: str, program: Sequence[str] = ("meshca",)) -> Self:
+        """Start `meshca serve` and wait until it is ready; ``program`` is the module to run."""
         log = (self.folder / "serve.log").open("ab")
         with log:
-            command = [sys.executable, "-m", "meshca", "--home", str(self.home), "serve", "--http", "127.0.0.1:0"]
-            self.server = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = [sys.executable, "-m", *program, "--home", str(self.home), "serve", "--http", "127.0.0.1:0"]
+            self.server = subprocess.Popen(
+                [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, "PYTHONPATH": _TESTS + os.pathsep + os.environ.get("PYTHONPATH", "")},
+            )  # fmt: skip
         self.admin = AdminClient(self.home / "run/admin.sock")
         end = time.monotonic() + _START
         while True:

@@ -54,7 +54,7 @@ class VirtualServiceBackend(Shape):
         if not text.startswith(ARN_PREFIX):
             return text
         resource = parse_arn(text)
-        if resource is None or resource.kind != "virtualService":
+        if resource is None or resource.kind != "virtualService" or resource.rest:
             raise ValueError("an ARN here must name a virtual service: arn:…:mesh/MESH/virtualService/NAME")
         if info.context and info.context.get("mesh", resource.mesh) != resource.mesh:
             raise ValueError(f"the ARN is of mesh {resource.mesh}, the node is of mesh {info.context['mesh']}")

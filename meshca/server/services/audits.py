@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC
 from typing import Any
 
 from meshca.errors import InvalidInputError
 from meshca.server.parts import Parts
-from meshca.server.services.calls import Unary
+from meshca.server.services.calls import Streaming, Unary
 from meshca.store.chain import ChainRecord
+from meshca.store.checkpoints import Kept
 from meshca.store.times import moment
 from meshca.v1 import admin_pb2 as pb
 
@@ -25,6 +27,10 @@ class AuditService:
     def calls(self) -> Mapping[str, Unary]:
         """Return the methods by the names of the API."""
         return {"Status": self.status, "AuditTail": self.tail, "AuditVerify": self.verify}
+
+    def streams(self) -> Mapping[str, Streaming]:
+        """Return the streaming methods by the names of the API."""
+        return {"AuditExport": self.export}
 
     async def status(self, _: Any, __: str) -> Any:
         """Return how the server is."""
@@ -49,10 +55,19 @@ class AuditService:
         records = await asyncio.to_thread(self._parts.house.audit.tail, count)
         return pb.AuditTailReply(records=[_record(record) for record in records])
 
-    async def verify(self, _: Any, __: str) -> Any:
+    async def verify(self, request: Any, _: str) -> Any:
         """Check the chains."""
-        found = await asyncio.to_thread(self._parts.house.audit.verify)
+        kept = [Kept(one.name, one.content) for one in request.kept]
+        found = await asyncio.to_thread(self._parts.house.audit.verify, kept)
         return pb.AuditVerifyReply(intact=found.intact, records=found.records, findings=found.findings)
+
+    async def export(self, request: Any, _: str) -> AsyncIterator[Any]:
+        """Yield every record; the next ones are read when the caller has taken the last."""
+        since = request.since.ToDatetime(tzinfo=UTC) if request.HasField("since") else None
+        await self._parts.journal.settled()
+        pages = self._parts.house.audit.export(since)
+        while records := await asyncio.to_thread(next, pages, None):
+            yield pb.AuditExportReply(records=[_record(record) for record in records])
 
 
 def _record(record: ChainRecord) -> Any:
@@ -65,6 +80,7 @@ def _record(record: ChainRecord) -> Any:
         outcome=record.outcome,
         reason=record.reason,
         hash=record.hash,
+        previous=record.previous,
     )
     message.time.FromDatetime(moment(record.at))
     return message

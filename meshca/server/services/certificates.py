@@ -1,4 +1,4 @@
-"""Certificates: issue, revoke, resume, list, rotate."""
+"""Certificates: issue, revoke, resume, freeze, list, rotate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from meshca.authority import audit
@@ -15,7 +16,8 @@ from meshca.authority.records import CertificateFilter, CertificateRecord
 from meshca.client.status import code_of
 from meshca.delivery.ports import Leaf
 from meshca.errors import ExhaustedError, InvalidInputError, MeshcaError
-from meshca.server.issuance import Order
+from meshca.policy.hostnames import HostNames, host_names
+from meshca.server.issuance import DnsNamesRefusedError, Order
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Unary
 from meshca.spiffe.id import SpiffeId
@@ -41,6 +43,8 @@ class CertificateService:
             "Issue": self.issue,
             "Revoke": self.revoke,
             "Resume": self.resume,
+            "Freeze": self.freeze,
+            "Unfreeze": self.unfreeze,
             "Certificates": self.certificates,
             "RotateLeaf": self.rotate_leaf,
         }
@@ -53,6 +57,10 @@ class CertificateService:
         wanted = [_order(one, named[one.node], actor) for one in request.requests]
         issued = iter(await self._parts.issuance.many([order for order in wanted if isinstance(order, Order)]))
         answers = [next(issued) if isinstance(order, Order) else order for order in wanted]
+        for order, answer in zip(wanted, answers, strict=True):
+            if isinstance(order, Order) and isinstance(answer, DnsNamesRefusedError):
+                # Other refusals are audited by the authority; this one never got there.
+                self._parts.journal.refused(actor, audit.ISSUE, str(order.spiffe_id), str(answer))
         return pb.IssueReply(results=[_result(answer) for answer in answers])
 
     async def revoke(self, request: Any, actor: str) -> Any:
@@ -95,9 +103,25 @@ class CertificateService:
         await asyncio.to_thread(self._parts.house.ledger.record_audit, [entry])
         return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id))
 
-    def _resolved(self, node: str) -> SpiffeId | MeshcaError:
+    async def freeze(self, request: Any, actor: str) -> Any:
+        """Let nothing be issued from here on."""
+        frozen = await asyncio.to_thread(self._parts.house.authority.freezing.freeze, request.reason, actor)
+        await self._parts.state.refresh()
+        reply = pb.FreezeReply()
+        reply.since.FromDatetime(frozen.at)
+        return reply
+
+    async def unfreeze(self, _: Any, actor: str) -> Any:
+        """Let certificates be issued again."""
+        await asyncio.to_thread(self._parts.house.authority.freezing.unfreeze, actor)
+        await self._parts.state.refresh()
+        return pb.UnfreezeReply()
+
+    def _resolved(self, node: str) -> _Named | MeshcaError:
+        mesh = self._parts.state.snapshot.mesh
         try:
-            return self._identity(node)
+            key = mesh.identities.resolve(node)
+            return _Named(mesh.identities.of(key), host_names(mesh.mesh_set, key))
         except MeshcaError as error:
             return error
 
@@ -114,28 +138,55 @@ class CertificateService:
         if request.serial:
             found = authority.certificate(request.serial)
             return pb.CertificatesReply(certificates=[_record(found, now)] if found else [])
-        size = min(request.page_size, _LARGEST_PAGE)
+        size = request.page_size or _LARGEST_PAGE
+        if not 1 <= size <= _LARGEST_PAGE:
+            raise InvalidInputError(f"between 1 and {_LARGEST_PAGE}", field="page_size", value=str(size))
         wanted = CertificateFilter(
             at=now,
             spiffe_id=self._known_identity(request.node) if request.node else None,
             status=request.state or None,
+            issuer_id=request.issuer,
+            since=_time(request, "since"),
+            until=_time(request, "until"),
+            archived=request.archived,
             after=request.page_token,
-            limit=size,
+            limit=size + 1,  # one more says whether another page follows
         )
         rows = authority.certificates(wanted)
-        token = rows[-1].serial if size and len(rows) == size else ""
-        return pb.CertificatesReply(certificates=[_record(row, now) for row in rows], next_page_token=token)
+        token = rows[size - 1].serial if len(rows) > size else ""
+        return pb.CertificatesReply(certificates=[_record(row, now) for row in rows[:size]], next_page_token=token)
 
 
-def _order(one: Any, spiffe_id: SpiffeId | MeshcaError, actor: str) -> Order | MeshcaError:
-    if isinstance(spiffe_id, MeshcaError):
-        return spiffe_id
+def _time(request: Any, name: str) -> datetime | None:
+    return getattr(request, name).ToDatetime(tzinfo=UTC) if request.HasField(name) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What a NODE stands for."""
+
+    spiffe_id: SpiffeId
+    host_names: HostNames
+
+
+def _order(one: Any, named: _Named | MeshcaError, actor: str) -> Order | MeshcaError:
+    if isinstance(named, MeshcaError):
+        return named
     if not one.csr:
         return InvalidInputError("there is no CSR", field="csr")
     holder = one.holder or "issue"
     if not _HOLDER.fullmatch(holder):
         return InvalidInputError("a holder is one printable word", field="holder", value=holder)
-    return Order(spiffe_id, holder, "file", actor, one.csr, one.ttl.ToTimedelta() if one.HasField("ttl") else None)
+    return Order(
+        spiffe_id=named.spiffe_id,
+        holder=holder,
+        kind="file",
+        requested_by=actor,
+        csr=one.csr,
+        ttl=one.ttl.ToTimedelta() if one.HasField("ttl") else None,
+        dns_names=tuple(one.dns_names),
+        host_names=named.host_names,
+    )
 
 
 def _wait(request: Any) -> float:

@@ -13,6 +13,7 @@ from meshca.server.meshes import APPLY, DELETE, Proposal, parse_envelopes, propo
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Unary
 from meshca.v1 import admin_pb2 as pb
+from meshca.x509.profiles import SVID
 
 
 class MeshService:
@@ -80,7 +81,8 @@ class MeshService:
     async def resolve(self, request: Any, _: str) -> Any:
         """Say what a NODE stands for."""
         key = self._mesh.identities.resolve(request.node)
-        return pb.ResolveReply(node_id=str(key), spiffe_id=str(self._mesh.identities.of(key)))
+        key_types = self._parts.house.authority.profiles[SVID.name].key_types
+        return pb.ResolveReply(node_id=str(key), spiffe_id=str(self._mesh.identities.of(key)), key_types=key_types)
 
     @property
     def _mesh(self) -> MeshState:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from meshca.authority.records import ISSUING, ROOT, AuthorityRecord, CertificateFilter
+from meshca.authority.records import INTERMEDIATE, ISSUING, ROOT, AuthorityRecord, CertificateFilter
+from meshca.authority.succession import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import InvalidInputError, NotFoundError, UnavailableError
 from meshca.server.parts import Parts
@@ -14,6 +15,7 @@ from meshca.server.services.calls import Streaming, Unary
 from meshca.spiffe import bundle
 from meshca.spiffe.id import SpiffeId
 from meshca.v1 import admin_pb2 as pb
+from meshca.x509.carequest import request_pem
 
 # How often others should fetch the bundle again, in seconds.
 REFRESH_HINT = 300
@@ -44,15 +46,54 @@ class TrustService:
 
     def calls(self) -> Mapping[str, Unary]:
         """Return the methods by the names of the API."""
-        return {"ShowAuthorities": self.authorities, "Bundle": self.bundle, "AcknowledgeTrust": self.acknowledge}
+        return {
+            "ShowAuthorities": self.authorities,
+            "RotateAuthority": self.rotate,
+            "TaintAuthority": self.taint,
+            "CaRequest": self.request,
+            "ImportChain": self.bring,
+            "Bundle": self.bundle,
+            "AcknowledgeTrust": self.acknowledge,
+        }
 
     def streams(self) -> Mapping[str, Streaming]:
         """Return the streaming methods by the names of the API."""
-        return {"WatchTrust": self.watch}
+        return {"WatchTrust": self.watch, "WatchRotation": self.watch_rotation}
 
     async def authorities(self, _: Any, __: str) -> Any:
         """Return all CAs that are not removed."""
         return await asyncio.to_thread(self._authorities)
+
+    async def rotate(self, request: Any, actor: str) -> Any:
+        """Replace a root or issuing CA before its time."""
+        role = {ROOT: ROOT, ISSUING: ISSUING}.get(request.role)
+        if role is None:
+            raise InvalidInputError("no such role", field="role", value=request.role, remedy="root or issuing")
+        return pb.RotateAuthorityReply(id=await self._parts.rotations.rotate(role, actor))
+
+    async def watch_rotation(self, request: Any, _: str) -> AsyncIterator[Any]:
+        """Yield how far a rotation has come until it is done."""
+        async for progress in self._parts.rotations.watch(request.id):
+            yield _progress(progress)
+
+    async def taint(self, request: Any, actor: str) -> Any:
+        """Mark a CA, and all below it, as believed stolen."""
+        return pb.TaintAuthorityReply(ids=await self._parts.rotations.taint(request.id, actor))
+
+    async def request(self, _: Any, actor: str) -> Any:
+        """Return the request for the next issuing CA's certificate."""
+        request, is_new = await self._parts.rotations.request(actor)
+        reply = pb.CaRequestReply(id=request.key_id, csr=request_pem(request.csr), is_new=is_new)
+        reply.created_at.FromDatetime(request.created_at)
+        return reply
+
+    async def bring(self, request: Any, actor: str) -> Any:
+        """Take in a chain that an upstream has signed, or its CRLs."""
+        imported = await self._parts.rotations.bring(request.chain, list(request.crls), actor)
+        reply = pb.ImportChainReply(warnings=imported.warnings)
+        if imported.issuing is not None:
+            reply.id, reply.parent = imported.issuing.id, imported.issuing.parent_id
+        return reply
 
     async def bundle(self, request: Any, _: str) -> Any:
         """Return the bundle."""
@@ -62,7 +103,13 @@ class TrustService:
         """Note that a holder has put a trust generation in force."""
         if not 1 <= request.generation <= self._parts.state.snapshot.trust.generation:
             raise InvalidInputError("there is no such generation", field="generation", value=str(request.generation))
-        self._parts.journal.trust_in_force(request.holder, SpiffeId.parse(request.spiffe_id), request.generation)
+        spiffe_id, journal = SpiffeId.parse(request.spiffe_id), self._parts.journal
+        if request.serial:
+            leaf = await asyncio.to_thread(self._parts.house.authority.certificate, request.serial)
+            if leaf is None or (leaf.spiffe_id, leaf.holder) != (spiffe_id, request.holder):
+                raise InvalidInputError("no leaf of this holder", field="serial", value=request.serial)
+            journal.leaf_in_force(request.holder, spiffe_id, leaf.issuer_id)
+        journal.trust_in_force(request.holder, spiffe_id, request.generation)
         return pb.AcknowledgeTrustReply()
 
     async def watch(self, request: Any, _: str) -> AsyncIterator[Any]:
@@ -92,6 +139,7 @@ class TrustService:
             crl=snapshot.trust.crl_pem,
             revoked=revoked,
             suspended=watched in snapshot.suspended,
+            leaf_crl_only=snapshot.trust.leaf_crl_only,
         )
 
     def _revoked(self, watched: SpiffeId) -> list[str]:
@@ -103,16 +151,41 @@ class TrustService:
         records = [record for record in self._parts.house.ledger.authorities() if record.state != "removed"]
         return pb.ShowAuthoritiesReply(
             roots=[self._authority(record) for record in records if record.role == ROOT],
+            intermediates=[self._authority(record) for record in records if record.role == INTERMEDIATE],
             issuing=[self._authority(record) for record in records if record.role == ISSUING],
         )
 
     def _authority(self, record: AuthorityRecord) -> Any:
-        message = pb.Authority(id=record.id, state=record.state, generation=record.generation)
+        progress = self._parts.house.authority.succession.progress(record.id)
+        message = pb.Authority(
+            id=record.id,
+            state=record.state,
+            generation=record.generation,
+            waiting_for=map(str, progress.waiting_for),
+            tainted=record.tainted_at is not None,
+            parent=record.parent_id,
+            key=record.key_ref,
+        )
         message.not_after.FromDatetime(record.not_after)
-        if record.state == "prepared":
-            behind = self._parts.house.acknowledgements.stragglers(record.generation, self._parts.house.clock.now())
-            message.waiting_for.extend(f"{found.spiffe_id} {found.holder}" for found in behind)
+        if record.state == "prepared" and record.activate_at is not None:
+            message.activate_at.FromDatetime(record.activate_at)
+        if progress.deadline is not None:
+            message.deadline.FromDatetime(progress.deadline)
         return message
+
+
+def _progress(progress: Progress) -> Any:
+    record = progress.record
+    message = pb.RotationProgress(
+        id=record.id,
+        role=record.role,
+        state=record.state,
+        holders=progress.holders,
+        waiting_for=map(str, progress.waiting_for),
+    )
+    if progress.deadline is not None:
+        message.deadline.FromDatetime(progress.deadline)
+    return message
 
 
 def crl_of(file_name: str, snapshot: Snapshot) -> bytes:

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from meshca.attest.gate import Gate
+from meshca.attest.gate import Gate, Room
 from meshca.attest.listener import SocketInUseError, SocketPathError
 from meshca.attest.process import Process
 from meshca.errors import RefusedError
@@ -390,6 +390,55 @@ async def test_names_are_128_random_bits(place: Place) -> None:
     assert asked == [16, 16, 16]
     assert len(names) == 3
     assert {len(name) for name in names} == {32}
+
+
+# -- room
+
+
+@as_root
+async def test_one_user_s_connections_leave_room_for_others(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(place) as gate:
+        gate.room = Room(each_user=2, in_all=3)
+        theirs = []
+        for _ in range(2):
+            theirs.append(await place.spawn(place.public, NOBODY))
+            await place.arrived()
+        for _ in range(3):
+            refused = await place.spawn(place.public, NOBODY)
+            while await refused.line() == "connected":
+                pass
+        assert (gate.refused, len(gate)) == (3, 2)
+
+        await place.spawn(place.public)
+        await place.arrived()
+        refused = await place.spawn(place.public, NOBODY - 1)
+        while await refused.line() == "connected":
+            pass
+        assert (gate.refused, len(gate)) == (4, 3)
+        assert 1 <= sum("refused" in line for line in caplog.messages) <= 4
+
+        theirs[0].process.kill()
+        while len(gate) > 2:
+            await asyncio.sleep(0.01)
+        await place.spawn(place.public, NOBODY)
+        await place.arrived()
+        assert len(gate) == 3
+
+
+async def test_refusals_fill_no_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(place) as gate:
+        gate.room = Room(each_user=0, in_all=0)
+        for _ in range(50):
+            reader, writer = await asyncio.open_unix_connection(place.public)
+            assert await soon(reader.read()) == b""
+            writer.close()
+    assert gate.refused == 50
+    assert 1 <= len(caplog.messages) <= 10
+
+
+def test_the_room_leaves_descriptors_for_all_else() -> None:
+    assert Room.within(1024) == Room(each_user=64, in_all=192)
+    assert Room.within(1) == Room(1, 1)
 
 
 # -- several gates, and the public socket

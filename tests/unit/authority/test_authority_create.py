@@ -47,11 +47,12 @@ def test_a_second_init_refuses_before_it_makes_a_key() -> None:
 def test_a_key_that_cannot_be_kept_leaves_the_ledger_empty() -> None:
     ledger = InMemoryLedger()
 
-    def broken(role: Role, trust_domain: TrustDomain, generation: int) -> FakeSigner:
-        raise UNREACHABLE
+    class Broken(FakeKeys):
+        def create(self, role: Role, trust_domain: TrustDomain, generation: int) -> FakeSigner:
+            raise UNREACHABLE
 
     with pytest.raises(KeyUnavailableError):
-        create(NewRealm(TRUST_DOMAIN), FakeClock(), CountingEntropy(), broken, ledger)
+        create(NewRealm(TRUST_DOMAIN), FakeClock(), CountingEntropy(), Broken(), ledger)
     assert (ledger.realm(), ledger.authorities(), ledger.generation()) == (None, [], 0)
 
 

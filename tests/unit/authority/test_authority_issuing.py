@@ -9,16 +9,18 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.ca import T0, TRUST_DOMAIN, UNREACHABLE, World, node, request
 
 from meshca.authority.audit import FAILED, ISSUE, OK, REFUSED
-from meshca.authority.authority import Authority
+from meshca.authority.authority import Settings
 from meshca.authority.issuing import RevokedBeforeReleaseError, SigningFailedError, SuspendedError
 from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.ports import Intent, KeyUnavailableError
+from meshca.authority.profiles import profiles_in_force
 from meshca.authority.records import CertificateFilter
 from meshca.authority.requests import IdentityRefusedError, Issued, IssueRequest, Refused
 from meshca.authority.trust import NoActiveAuthorityError
 from meshca.errors import InvalidInputError, MeshcaError, UnavailableError
 from meshca.spiffe.reserved import nobody
 from meshca.x509.checked import MisissueError
+from meshca.x509.plan import BACKDATING
 
 ALL = CertificateFilter(at=T0)
 HOUR = timedelta(hours=1)
@@ -68,7 +70,7 @@ def test_the_chain_is_leaf_then_issuing_ca_and_no_root() -> None:
 
 def test_a_leaf_is_back_dated_and_lives_as_configured() -> None:
     (answer,) = issued(World())
-    assert (answer.certificate.not_before, answer.certificate.not_after) == (T0 - 10 * SECOND, T0 + HOUR)
+    assert (answer.certificate.not_before, answer.certificate.not_after) == (T0 - BACKDATING, T0 + HOUR)
 
 
 def test_a_long_ttl_is_capped() -> None:
@@ -268,11 +270,11 @@ def test_one_call_for_all_intents_and_one_for_all_results() -> None:
     assert batches == [50, 50]
 
 
-def test_configured_lives_overrule_the_realms() -> None:
+def test_narrower_profiles_overrule_the_realms_lives() -> None:
     world = World()
     short = Lifetimes(leaf=timedelta(minutes=5))
-    authority = Authority(world.ledger, world.keys.signers, world.clock, world.entropy, lifetimes=short)
-    (answer,) = authority.issue([request(ttl=HOUR)])
+    world.settings = Settings(profiles_in_force(short))
+    (answer,) = world.restarted().issue([request(ttl=HOUR)])
     assert isinstance(answer, Issued)
     assert answer.certificate.not_after == T0 + timedelta(minutes=5)
 

@@ -9,12 +9,13 @@ from cryptography import x509
 from fakes.ca import LIVES, T0, TRUST_DOMAIN, UNREACHABLE, World, node, request
 
 from meshca.authority.audit import FAILED, PUBLISH_CRL, ROTATE
-from meshca.authority.create import NewRealm, Signing, _certify, _issuer
+from meshca.authority.certify import CaWish, certify
 from meshca.authority.events import TrustAlarm, TrustChanged
 from meshca.authority.ports import KeyUnavailableError
+from meshca.authority.profiles import profiles_in_force
 from meshca.authority.publishing import listed_since
 from meshca.authority.records import AuthorityRecord, AuthorityState
-from meshca.authority.requests import Issued
+from meshca.authority.requests import Issued, Refused
 from meshca.authority.trust import NoActiveAuthorityError, Trust, UnsoundTrustError
 from meshca.errors import ConflictError, UnavailableError
 from meshca.x509.crl import Crl
@@ -201,13 +202,7 @@ def test_a_lost_race_goes_on_from_what_the_other_stored() -> None:
 def replace_authority(world: World) -> World:
     """Return a view on the same ledger whose events go nowhere."""
     view = World.__new__(World)
-    view.ledger, view.clock, view.entropy, view.keys, view.events = (
-        world.ledger,
-        world.clock,
-        world.entropy,
-        world.keys,
-        [],
-    )
+    vars(view).update(vars(world), events=[])
     return view
 
 
@@ -224,11 +219,11 @@ def test_a_crl_of_another_process_is_taken_up() -> None:
 
 def with_a_second_issuing_ca(world: World) -> AuthorityRecord:
     """Let another issuing CA take over, as a rotation would."""
-    signer = world.keys("issuing", TRUST_DOMAIN, 2)
-    signing = Signing(world.root_signer, world.clock.now(), world.entropy)
-    made = _certify(NewRealm(TRUST_DOMAIN, LIVES), "issuing", signer, _issuer(world.created.root), signing)
+    signer = world.keys.create("issuing", TRUST_DOMAIN, 2)
+    wish = CaWish("issuing", profiles_in_force(LIVES)["issuing"], TRUST_DOMAIN, 2, world.clock.now())
+    made = certify(wish, signer, world.created.root, world.root_signer, world.entropy)
     world.ledger.put_authority(replace(world.created.issuing, state="old"))
-    world.ledger.put_authority(replace(made, generation=2))
+    world.ledger.put_authority(replace(made, state="active"))
     return made
 
 
@@ -239,7 +234,7 @@ def test_a_new_ca_comes_with_an_empty_crl_and_the_old_one_keeps_its_own() -> Non
     trust = world.authority.publish_crls()
     trust.require_sound(T0)
     assert [issuer.id for issuer in trust.issuing] == [world.created.issuing.id, made.id]
-    assert (trust.active.id, trust.active_key_ref, listed(trust)) == (made.id, made.key_ref, [])
+    assert (trust.active.id, trust.active_record.key_ref, listed(trust)) == (made.id, made.key_ref, [])
     assert {ca_id: crl.number for ca_id, crl in trust.crls.items()} == {
         world.created.root.id: 1,
         world.created.issuing.id: 2,
@@ -276,12 +271,15 @@ def test_an_old_ca_that_expired_leaves_under_a_new_generation_without_a_new_crl(
 
 
 @pytest.mark.parametrize("state", ["old", "prepared", "removed"])
-def test_without_an_active_issuing_ca_there_is_no_new_trust(state: AuthorityState) -> None:
+def test_without_an_active_issuing_ca_trust_goes_on_and_nothing_is_issued(state: AuthorityState) -> None:
     world = World()
     world.ledger.put_authority(replace(world.created.issuing, state=state))
-    with pytest.raises(NoActiveAuthorityError):
-        world.authority.publish_crls()
-    assert len(world.authority.problems) == 1
+    trust = world.restarted().publish_crls()
+    trust.require_sound(T0)
+    assert (trust.signing, trust.crl_number) == (None, 0)
+    (answer,) = world.authority.issue([request()])
+    assert isinstance(answer, Refused)
+    assert isinstance(answer.error, NoActiveAuthorityError)
 
 
 def test_a_failure_is_audited_where_the_ledger_can() -> None:

@@ -7,11 +7,12 @@ import pytest
 from fakes.ca import T0, TRUST_DOMAIN, World, node, request
 
 from meshca.authority.audit import OK, REFUSED, RESUME, REVOKE, SUSPEND
-from meshca.authority.authority import NoRealmError, Revoked
+from meshca.authority.authority import NoRealmError
 from meshca.authority.create import Created
 from meshca.authority.events import LeafRevoked, Resumed
 from meshca.authority.records import CertificateFilter
 from meshca.authority.requests import Issued
+from meshca.authority.revoking import Revoked
 from meshca.errors import ConflictError, InvalidInputError, MeshcaError, NotFoundError
 from meshca.spiffe.id import SpiffeId, TrustDomain
 

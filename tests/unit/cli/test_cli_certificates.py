@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ def ca(shell: Shell) -> World:
     def issue(asked: SigningRequest) -> Issued:
         key = x509.load_der_x509_csr(asked.csr).public_key()
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        (found,) = world.authority.issue([ca_request("front", spki=spki, kind="file", ttl=asked.ttl)])
+        wish = ca_request("front", spki=spki, kind="file", ttl=asked.ttl)
+        (found,) = world.authority.issue([replace(wish, dns_names=asked.dns_names)])
         assert isinstance(found, CaIssued)
         made = found.certificate
         return Issued(made.serial, str(made.spiffe_id), made.not_before, made.not_after, found.chain_pem)
@@ -64,6 +66,12 @@ def public(pem: bytes) -> bytes:
 def leaf_key(pem: bytes) -> bytes:
     leaf = x509.load_pem_x509_certificate(pem)
     return leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def key_in(folder: Path) -> ec.EllipticCurvePrivateKey:
+    key = load_pem_private_key((folder / "svid_key.pem").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def csr_file(path: Path, key: ec.EllipticCurvePrivateKey, encoding: Encoding = Encoding.PEM) -> str:
@@ -154,6 +162,25 @@ def test_issue_refuses_what_is_no_request_or_no_duration(shell: Shell, ca: World
     assert "1h" in shell.run("issue", "front", "--ttl", "1 hour", code=2).stderr
 
 
+def test_issue_with_dns_names_shows_them(shell: Shell, ca: World, tmp_path: Path) -> None:
+    names = ["front.m.test", "f.m.test"]
+    document = shell.json("issue", "front", "--out", str(tmp_path), "--dns", names[0], "--dns", names[1])
+
+    assert document["dns_names"] == names
+    shown = shell.json("verify", document["files"]["certificate"])
+    assert shown == {"valid": True, "spiffe_id": SPIFFE_ID, "reasons": [], "dns_names": names}
+    assert "DNS name front.m.test" in shell.run("verify", document["files"]["certificate"]).stdout
+    again = shell.json("issue", "front", "--csr", csr_file(tmp_path / "r", key_in(tmp_path)), "--out", str(tmp_path))
+    assert "dns_names" not in again
+
+
+def test_a_key_is_of_the_type_that_the_server_prefers(shell: Shell, ca: World, tmp_path: Path) -> None:
+    shell.admin.key_types = ("ec-p384",)
+    shell.json("issue", "front", "--out", str(tmp_path))
+
+    assert key_in(tmp_path).curve.name == "secp384r1"
+
+
 # --- verify
 
 
@@ -224,7 +251,7 @@ def test_drop_once(shell: Shell, ca: World, tmp_path: Path) -> None:
     assert mark.exists()
     holder = f"drop-once:{folder}"
     assert ("watch_trust", holder, SPIFFE_ID) in shell.admin.calls
-    assert shell.admin.calls[-1] == ("acknowledge_trust", holder, SPIFFE_ID, ca.authority.trust.generation)
+    assert shell.admin.calls[-1][:4] == ("acknowledge_trust", holder, SPIFFE_ID, ca.authority.trust.generation)
     assert shell.json("verify", str(folder / "current/svid.pem"))["valid"]
 
 
@@ -265,6 +292,10 @@ def test_drop_of_a_user_who_may_not_open_the_admin_socket_is_attested(
         listening.listen()
         result = alone.run("drop", "mesh/m/virtualNode/front", "--dir", str(tmp_path), "--once", code=1)
 
+        named = ("--dir", str(tmp_path), "--once", "--dns", "front.m.test")
+        refused = alone.run("drop", "mesh/m/virtualNode/front", *named, code=1)
+
+    assert "--dns: comes through the admin socket only" in refused.stderr
     assert made == [(alone.home / "run" / "meshca.sock", "mesh/m/virtualNode/front")]
     assert "no registration" in result.stderr
     assert drop_module.drop_command.name == "drop"

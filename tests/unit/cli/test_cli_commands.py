@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from meshca.client.values import (
     AuditVerification,
     Authorities,
     Authority,
+    CertificateQuery,
     CertificateRecord,
     Decision,
     Reason,
     Registration,
+    RotationProgress,
     Status,
     Stream,
 )
@@ -24,6 +27,7 @@ from meshca.client.values import (
 if TYPE_CHECKING:
     from fakes.shell import Shell
 
+HOUR = timedelta(hours=1)
 READY = Status("ready", "m.test", None, "127.0.0.1:8080", "/s", 3, 4, ("w",))
 STARTING = Status("starting", "m.test", None, None, "/s", 3, 4)
 
@@ -100,7 +104,7 @@ def test_certs(shell: Shell) -> None:
         "not_after": "2026-11-25T13:00:00Z", "issuer": "ca1", "revoked_at": None, "reason": None,
     }  # fmt: skip
     assert (second["revoked_at"], second["reason"]) == ("2026-11-25T12:00:00Z", "keyCompromise")
-    assert shell.admin.calls == [("certificates", "front", "revoked", "")]
+    assert shell.admin.calls == [("certificate_page", CertificateQuery("front", "revoked"), 10_000, "")]
 
 
 def test_revoke(shell: Shell) -> None:
@@ -124,6 +128,14 @@ def test_revoke_of_a_node_waits_when_told_to_and_says_who_is_missing(shell: Shel
 def test_revoke_wants_one_thing_and_a_reason_of_rfc_5280(shell: Shell, arguments: list[str]) -> None:
     shell.run("revoke", *arguments, code=2)
     assert shell.admin.calls == []
+
+
+def test_freeze_and_unfreeze(shell: Shell) -> None:
+    shown = shell.json("freeze", "--reason", "a leak")
+    assert shown == {"frozen_since": "2026-11-25T12:00:00Z", "reason": "a leak"}
+    assert shell.json("freeze")["reason"] is None
+    assert shell.json("unfreeze") == {"frozen_since": None}
+    assert shell.admin.calls == [("freeze", "a leak"), ("freeze", ""), ("unfreeze",)]
 
 
 def test_resume_and_rotate(shell: Shell) -> None:
@@ -157,15 +169,49 @@ def test_delete(shell: Shell) -> None:
 
 
 def test_ca_show(shell: Shell) -> None:
-    shell.admin.cas = Authorities((Authority("r", "active", T0, 1),), (Authority("i", "prepared", T0, 2, ("n",)),))
+    prepared = Authority(
+        "i", "prepared", T0, 2, ("n",), activate_at=T0, deadline=T0 + HOUR, tainted=True, parent="r", key="store:i"
+    )
+    shell.admin.cas = Authorities((Authority("r", "active", T0, 1, parent="r"),), (prepared,))
 
-    assert shell.json("ca", "show") == {
-        "roots": [{"id": "r", "state": "active", "not_after": "2026-11-25T12:00:00Z", "generation": 1,
-                   "waiting_for": []}],
-        "issuing": [{"id": "i", "state": "prepared", "not_after": "2026-11-25T12:00:00Z", "generation": 2,
-                     "waiting_for": ["n"]}],
-    }  # fmt: skip
+    found = shell.json("ca", "show")
+    assert found["roots"] == [{
+        "id": "r", "state": "active", "not_after": "2026-11-25T12:00:00Z", "generation": 1, "waiting_for": [],
+        "activate_at": None, "deadline": None, "tainted": False, "parent": "r", "key": "",
+    }]  # fmt: skip
+    assert found["issuing"] == [{
+        "id": "i", "state": "prepared", "not_after": "2026-11-25T12:00:00Z", "generation": 2, "waiting_for": ["n"],
+        "activate_at": "2026-11-25T12:00:00Z", "deadline": "2026-11-25T13:00:00Z", "tainted": True, "parent": "r",
+        "key": "store:i",
+    }]  # fmt: skip
+    assert found["intermediates"] == []
     assert "issuing" in shell.run("ca", "show").stdout
+
+
+@pytest.mark.parametrize("role", ["root", "issuing"])
+def test_rotate_says_what_was_prepared_and_whom_it_waits_for(shell: Shell, role: str) -> None:
+    shell.admin.progress = [RotationProgress("new", role, "prepared", 2, ("web stream:1",), T0)]
+
+    assert shell.json("rotate", role) == {
+        "id": "new", "state": "prepared", "waiting_for": ["web stream:1"], "deadline": "2026-11-25T12:00:00Z",
+    }  # fmt: skip
+    assert shell.admin.calls == [("rotate_authority", role), ("watch_rotation", "new")]
+
+
+def test_rotate_can_wait_and_tells_each_step(shell: Shell) -> None:
+    shell.admin.progress = [
+        RotationProgress("new", "issuing", "prepared", 2, tuple("abcdef"), T0),
+        RotationProgress("new", "issuing", "active", 2),
+    ]
+
+    done = shell.run("rotate", "issuing", "--wait", "-o", "json")
+    assert json.loads(done.stdout)["state"] == "active"
+    assert "waits for a, b, c, d, e and 1 more, until 2026-11-25T12:00:00Z" in done.stderr
+
+
+def test_ca_taint(shell: Shell) -> None:
+    assert shell.json("ca", "taint", "i") == {"tainted": ["i"]}
+    assert shell.admin.calls == [("taint_authority", "i")]
 
 
 def test_bundle(shell: Shell) -> None:

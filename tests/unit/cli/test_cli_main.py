@@ -48,8 +48,10 @@ def test_exactly_the_commands_of_this_release_are_offered() -> None:
 
     assert found == {
         "init", "serve", "status", "demo", "apply", "validate", "get", "delete", "can", "register", "registrations",
-        "unregister", "issue", "drop", "certs", "verify", "revoke", "resume", "rotate leaf", "ca show", "bundle",
-        "envoy bootstrap", "envoy list", "envoy render", "audit tail", "audit verify",
+        "unregister", "issue", "freeze", "unfreeze", "drop", "certs", "verify", "revoke", "resume", "rotate leaf",
+        "rotate issuing", "rotate root", "ca show", "ca taint", "ca csr", "ca import", "bundle", "keys rewrap",
+        "envoy bootstrap", "envoy list", "envoy render", "audit tail", "audit verify", "audit export", "backup",
+        "restore", "db check", "db upgrade",
     }  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def test_without_a_home_the_remedy_is_init(alone: Shell, tmp_path: Path) -> None
     result = CliRunner().invoke(cli, ["--home", str(tmp_path / "none"), "certs"])
 
     assert result.exit_code == 1
-    assert "`meshca init`" in result.stderr
+    assert f"`meshca --home {tmp_path / 'none'} init`" in result.stderr
     assert result.stdout == ""
 
 

@@ -37,8 +37,7 @@ def test_init_generates_a_passphrase_where_nobody_can_be_asked_and_warns(empty: 
     assert "passphrase was generated" in document["warnings"][0]
     assert stat.S_IMODE(passphrase.stat().st_mode) == 0o600
     assert 'leaf = "10m"' in (empty.home / "meshca.toml").read_text()
-    for root in ("root", "issuing"):
-        assert (empty.home / "keys" / f"{document[root]}.key").is_file()
+    assert [key.stem for key in (empty.home / "keys").iterdir()] == [document["root"]]  # the other is in the store
 
     before = contents(empty.home)
     assert "nothing was changed" in empty.run(*INIT, code=1).stderr
@@ -68,9 +67,9 @@ def test_init_refuses_what_is_wrong_and_leaves_nothing(empty: Shell, options: li
     assert contents(empty.home) == {}
 
 
-@pytest.mark.parametrize("option", ["--root-key", "--issuing-key", "--upstream"])
-def test_init_does_not_offer_what_comes_later(empty: Shell, option: str) -> None:
-    empty.run(*INIT, option, "x", code=2)
+def test_init_refuses_an_upstream_that_it_does_not_know(empty: Shell) -> None:
+    assert "openbao:pki[/MOUNT]" in empty.run(*INIT, "--upstream", "vault:x", code=1).stderr
+    assert contents(empty.home) == {}
 
 
 def test_serve_wants_a_home(alone: Shell) -> None:

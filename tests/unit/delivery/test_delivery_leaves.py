@@ -22,12 +22,18 @@ HOLDER = Holder(Process(7, 1000, 1000, frozenset(), 42), "node", IDENTITY)
 OTHER = Holder(Process(8, 1000, 1000, frozenset(), 43), "node", IDENTITY)
 
 
+def leaf_of(serial: str, signed_at: datetime, life: timedelta = HOUR, key: bytes = b"", issuer: str = "old") -> Leaf:
+    """A leaf that is back-dated, as ours are."""
+    return Leaf(serial, IDENTITY, signed_at - BACKDATING, signed_at + life, signed_at, b"chain", key, issuer)
+
+
 class World:
     """A clock, an issuer, and the leaves between them."""
 
     def __init__(self) -> None:
         self.time = T0
         self.made = 0
+        self.issuer = "old"
         self.error: Exception | None = None
         self.gate: asyncio.Event | None = None
         self.known: dict[str, Leaf] = {}
@@ -44,7 +50,7 @@ class World:
             raise self.error
         self.made += 1
         assert (spiffe_id, requested_by) == (IDENTITY, "uid:1000")
-        return Leaf(f"{self.made:02x}", spiffe_id, self.time - BACKDATING, self.time + HOUR, b"chain", b"key")
+        return leaf_of(f"{self.made:02x}", self.time, HOUR, b"key", self.issuer)
 
     async def held(self, serial: str, spiffe_id: SpiffeId, holder: str) -> Leaf | None:
         return self.known.get(serial)
@@ -66,7 +72,7 @@ async def world() -> World:
 @given(st.floats(0, 1, exclude_max=True), st.timedeltas(timedelta(seconds=2), timedelta(days=30)))
 def test_renewal_is_at_half_life_give_or_take_a_tenth(chance: float, life: timedelta) -> None:
     """However short the life: it counts from the signature, not from the back-dated start."""
-    leaf = Leaf("01", IDENTITY, T0 - BACKDATING, T0 + life)
+    leaf = leaf_of("01", T0, life)
     assert T0 + 0.4 * life <= renewal_time(leaf, chance) <= T0 + 0.6 * life
 
 
@@ -146,15 +152,28 @@ async def test_for_a_suspended_identity_no_leaf_is_made_until_somebody_asks(worl
 
 
 async def test_a_held_leaf_that_is_good_costs_no_new_one_but_cannot_be_sent_again(world: World) -> None:
-    world.known["aa"] = Leaf("aa", IDENTITY, T0 - BACKDATING, T0 + HOUR)
+    world.known["aa"] = leaf_of("aa", T0)
     assert (await world.leaves.get(HOLDER, "aa")).serial == "aa"
     assert (await world.leaves.get(HOLDER)).serial == "01"
     await world.leaves.close()
 
 
 async def test_a_held_leaf_past_half_life_is_replaced(world: World) -> None:
-    world.known["aa"] = Leaf("aa", IDENTITY, T0 - 0.5 * HOUR - BACKDATING, T0 + 0.5 * HOUR)
+    world.known["aa"] = leaf_of("aa", T0 - 0.5 * HOUR)
     assert (await world.leaves.get(HOLDER, "aa")).serial == "01"
+    await world.leaves.close()
+
+
+async def test_a_held_leaf_past_half_life_serves_on_while_none_is_issued(world: World) -> None:
+    """As after a restart of a server whose issuance is frozen."""
+    world.known["aa"] = leaf_of("aa", T0 - 0.5 * HOUR)
+    world.error = RefusedError("issuance is frozen")
+    assert (await world.leaves.get(HOLDER, "aa")).serial == "aa"
+    with pytest.raises(RefusedError):
+        await world.leaves.get(OTHER)
+    world.time = T0 + 0.5 * HOUR
+    with pytest.raises(RefusedError):
+        await world.leaves.get(HOLDER, "aa")
     await world.leaves.close()
 
 
@@ -191,3 +210,45 @@ async def test_rotating_gives_every_live_holder_a_new_leaf(world: World) -> None
     await settle()
     assert sorted(world.told) == ["one", "two"]
     await world.leaves.close()
+
+
+def holder(number: int) -> Holder:
+    return Holder(Process(number, 1000, 1000, frozenset(), number), "node", IDENTITY)
+
+
+async def hold(world: World, count: int) -> None:
+    for number in range(count):
+        world.leaves.attach(holder(number), world.teller(str(number)))
+        await world.leaves.get(holder(number))
+
+
+async def test_after_a_jump_of_the_clock_leaves_that_still_serve_are_renewed_over_some_ticks(world: World) -> None:
+    await hold(world, 120)
+    world.time += HOUR * 0.7
+    for renewed in (50, 100, 120, 120):
+        world.leaves.tick()
+        await settle()
+        assert world.made == 120 + renewed
+
+
+async def test_leaves_that_have_expired_are_renewed_at_once(world: World) -> None:
+    await hold(world, 120)
+    world.time += 2 * HOUR
+    world.leaves.tick()
+    await settle()
+    assert world.made == 240
+
+
+async def test_leaves_of_a_tainted_ca_are_replaced_so_many_at_a_time(world: World) -> None:
+    await hold(world, 5)
+    world.issuer, world.gate = "new", asyncio.Event()
+    for _ in range(2):  # while two are being made, no others are begun
+        world.leaves.replace({"old"}, 2)
+        await settle()
+    world.gate.set()
+    await settle()
+    assert (world.made, sorted(world.told)) == (7, ["0", "1"])
+    for _ in range(3):
+        world.leaves.replace({"old"}, 2)
+        await settle()
+    assert (world.made, sorted(world.told)) == (10, ["0", "1", "2", "3", "4"])

@@ -212,7 +212,7 @@ async def test_envoys_whose_listeners_are_not_ours_are_not_drainable() -> None:
 async def test_what_an_envoy_would_choke_on_is_withheld_with_an_alarm() -> None:
     hall = Hall(entitled=["back"])
     view = await hall.open("back")
-    hall.world.clock.move(timedelta(days=40))
+    hall.world.clock.move(timedelta(days=3651))
     assert await fetched(view, "clients", "ROOTCA") == {}
     assert hall.notes.withheld == ["ROOTCA", "clients"]
 
@@ -240,6 +240,21 @@ async def test_unregistering_ends_the_stream_and_narrowing_to_one_selects_it() -
         await named.next_change()
     assert await unnamed.next_change() is None
     assert unnamed.spiffe_id == BACK
+
+
+@pytest.mark.parametrize("dedicated", [True, False])
+async def test_who_is_unregistered_gets_nothing_more_not_even_what_is_under_way(dedicated: bool) -> None:
+    hall = Hall(entitled=["front"])
+    view = await hall.open(dedicated=dedicated)
+    fetching = asyncio.create_task(fetched(view, "default"))
+    await asyncio.sleep(0)
+    hall.change(registrations=())
+    with pytest.raises(NotEntitledError):
+        await fetching
+    with pytest.raises(NotEntitledError):
+        await fetched(view, FRONT)
+    with pytest.raises(NotEntitledError):
+        await view.fetch(LDS, None, {})
 
 
 async def test_a_node_that_leaves_the_mesh_loses_its_stream() -> None:

@@ -18,7 +18,7 @@ from meshca.client.sds import Secrets
 from meshca.client.values import Issued, SigningRequest, Trust
 from meshca.drop.attested import AttestedSource
 from meshca.drop.material import Material, MismatchError, crl_ders, pkcs8
-from meshca.drop.source import AdminSource, Renewal, issue_with_new_key
+from meshca.drop.source import AdminSource, Renewal, Wish, issue_with_new_key
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Api:
 
     def source(self) -> AdminSource:
         renewal = Renewal(self.world.clock.now, lambda: self.chance)
-        return AdminSource(self, "front", FRONT, "drop:/d", renewal)
+        return AdminSource(self, Wish("front", "drop:/d"), FRONT, renewal)
 
     def trust(self) -> Trust:
         trust = self.world.authority.trust
@@ -72,7 +72,8 @@ class Api:
             Issued(certificate.serial, FRONT, certificate.not_before, certificate.not_after, found.chain_pem)  # type: ignore[union-attr]
         ]
 
-    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int) -> None:
+    def acknowledge_trust(self, holder: str, spiffe_id: str, generation: int, serial: str = "") -> None:
+        assert self.world.ledger.certificate(serial) is not None
         self.acknowledged.append(generation)
 
 
@@ -118,7 +119,7 @@ def test_changed_trust_keeps_the_leaf(api: Api) -> None:
     api.send()
     source = api.source()
     first = take(source)
-    other = issue_with_new_key(api.issue, "front", "other")[1]
+    other = issue_with_new_key(api.issue, Wish("front", "other"))[1]
     api.world.authority.revoke(other.serial, "keyCompromise", "test")
     api.world.authority.publish_crls()
     api.send()

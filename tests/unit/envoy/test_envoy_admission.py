@@ -72,7 +72,9 @@ def _write_secrets(pki: Pki, folder: Path, port: int) -> dict[str, Path]:
     contexts = {names.client_name(node_id(name)): [name] for name in (FRONT, OTHER, SUSPENDED)}
     contexts[names.clients_name(port)] = [FRONT, OTHER, SUSPENDED]
     made = {
-        name: secrets.validation_context(name, pki.bundle, crls, [str(node_id(one)) for one in admitted], now=now)
+        name: secrets.validation_context(
+            name, secrets.Anchors(pki.bundle, crls), [str(node_id(one)) for one in admitted], now=now
+        )
         for name, admitted in contexts.items()
     }
     made["default"] = secrets.tls_certificate("default", *pki.svid(str(node_id("blue"))), now=now)

@@ -138,6 +138,6 @@ def test_a_decoded_secret_shows_its_key_only_when_asked() -> None:
 
 def test_a_validation_context_decodes() -> None:
     pki = Pki()
-    body = secrets.validation_context("clients", pki.bundle, pki.crls, ["spiffe://m.test/a"], now=T0)
+    body = secrets.validation_context("clients", secrets.Anchors(pki.bundle, pki.crls), ["spiffe://m.test/a"], now=T0)
     matchers = documents.decode(SECRET, body)["validation_context"]["match_typed_subject_alt_names"]
     assert matchers == [{"san_type": "URI", "matcher": {"exact": "spiffe://m.test/a"}}]

@@ -21,7 +21,7 @@ def pki() -> Pki:
 
 def test_the_bytes_are_those_of_the_real_message(pki: Pki) -> None:
     bundle, crls = pki.bundle, pki.crls
-    made = secrets.validation_context("clients", bundle, crls, {FRONT, BACK}, now=T0)
+    made = secrets.validation_context("clients", secrets.Anchors(bundle, crls), {FRONT, BACK}, now=T0)
     secret = secret_pb2.Secret.FromString(made)
     assert secret.SerializeToString(deterministic=True) == made
     assert secret.name == "clients"
@@ -33,8 +33,8 @@ def test_the_bytes_are_those_of_the_real_message(pki: Pki) -> None:
 
 def test_the_order_of_sans_does_not_change_the_bytes(pki: Pki) -> None:
     crls = pki.crls
-    first = secrets.validation_context("c", pki.bundle, crls, [FRONT, BACK], now=T0)
-    assert first == secrets.validation_context("c", pki.bundle, crls, [BACK, FRONT, BACK], now=T0)
+    first = secrets.validation_context("c", secrets.Anchors(pki.bundle, crls), [FRONT, BACK], now=T0)
+    assert first == secrets.validation_context("c", secrets.Anchors(pki.bundle, crls), [BACK, FRONT, BACK], now=T0)
 
 
 def test_an_svid_is_chain_and_key(pki: Pki) -> None:
@@ -47,7 +47,7 @@ def test_an_svid_is_chain_and_key(pki: Pki) -> None:
 
 
 def test_roots_have_no_sans_and_all_has_one_bundle_for_each_domain(pki: Pki) -> None:
-    roots = secret_pb2.Secret.FromString(secrets.roots_context("ROOTCA", pki.bundle, pki.crls, now=T0))
+    roots = secret_pb2.Secret.FromString(secrets.roots_context("ROOTCA", secrets.Anchors(pki.bundle, pki.crls), now=T0))
     assert not roots.validation_context.match_typed_subject_alt_names
     domains = {TrustDomain("m.test"): pki.bundle, TrustDomain("a.test"): pki.bundle}
     made = secrets.all_context("ALL", domains)
@@ -98,32 +98,32 @@ def test_what_envoy_would_take_and_must_not_get_is_refused(
     if crls == "junk":
         lists["junk"] = b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n" + issuing.crl()
     with pytest.raises(UnsafeSecretError, match=reason):
-        secrets.validation_context("clients", bundles[bundle], lists[crls], sans, now=T0)
+        secrets.validation_context("clients", secrets.Anchors(bundles[bundle], lists[crls]), sans, now=T0)
 
 
 def test_every_root_of_the_bundle_needs_its_crl(pki: Pki) -> None:
     other = Authority("other root")
     both = pki.bundle + pem(other.certificate)
     with pytest.raises(UnsafeSecretError, match="exactly one CRL"):
-        secrets.roots_context("ROOTCA", both, pki.crls, now=T0)
-    assert secrets.roots_context("ROOTCA", both, pki.crls + other.crl(), now=T0)
+        secrets.roots_context("ROOTCA", secrets.Anchors(both, pki.crls), now=T0)
+    assert secrets.roots_context("ROOTCA", secrets.Anchors(both, pki.crls + other.crl()), now=T0)
 
 
 def test_a_crl_of_the_same_name_and_another_key_is_not_the_roots(pki: Pki) -> None:
     impostor = Authority("root")
     with pytest.raises(UnsafeSecretError, match="exactly one CRL"):
-        secrets.roots_context("ROOTCA", pki.bundle, impostor.crl() + pki.issuing.crl(), now=T0)
+        secrets.roots_context("ROOTCA", secrets.Anchors(pki.bundle, impostor.crl() + pki.issuing.crl()), now=T0)
 
 
 def test_text_between_blocks_is_kept_because_a_repaired_secret_changes_it(pki: Pki) -> None:
-    made = secrets.roots_context("ROOTCA", pki.bundle + b"# again\n", pki.crls, now=T0)
+    made = secrets.roots_context("ROOTCA", secrets.Anchors(pki.bundle + b"# again\n", pki.crls), now=T0)
     assert b"# again" in made
 
 
 @pytest.mark.parametrize("san", ["front", "spiffe://m.test", "SPIFFE://m.test/a", "*"])
 def test_a_san_is_the_id_of_a_workload(pki: Pki, san: str) -> None:
     with pytest.raises((UnsafeSecretError, IdentityError)):
-        secrets.validation_context("clients", pki.bundle, pki.crls, [san], now=T0)
+        secrets.validation_context("clients", secrets.Anchors(pki.bundle, pki.crls), [san], now=T0)
 
 
 @pytest.mark.parametrize(

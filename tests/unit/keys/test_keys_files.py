@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshca.errors import UnavailableError
-from meshca.keys.files import KeyFileError, KeyFolder, write_new
-from meshca.keys.sealed import FileSigner, KeyBinding, WrongPassphraseError
+from meshca.keys.files import KeyFileError, KeyFolder, KeyOwner, write_new
+from meshca.keys.sealed import KeyBinding, SealedSigner, WrongPassphraseError
 from meshca.spiffe.id import TrustDomain
 
 TD = TrustDomain("m.test")
@@ -21,15 +21,15 @@ def folder(tmp_path: Path) -> KeyFolder:
 
 
 @pytest.fixture
-def signer(folder: KeyFolder) -> FileSigner:
-    return folder.create("issuing", TD, 3, b"secret")
+def signer(folder: KeyFolder) -> SealedSigner:
+    return folder.create(KeyOwner("issuing", TD, 3), b"secret")
 
 
-def binding(signer: FileSigner) -> KeyBinding:
+def binding(signer: SealedSigner) -> KeyBinding:
     return KeyBinding(signer.key_id, "issuing", TD, 3)
 
 
-def test_a_created_key_opens_again(folder: KeyFolder, signer: FileSigner) -> None:
+def test_a_created_key_opens_again(folder: KeyFolder, signer: SealedSigner) -> None:
     assert folder.open(binding(signer), b"secret").spki == signer.spki
     path = folder.file(signer.key_id)
     assert path == folder.path / f"{signer.key_id}.key"
@@ -38,7 +38,7 @@ def test_a_created_key_opens_again(folder: KeyFolder, signer: FileSigner) -> Non
     assert list(folder.path.iterdir()) == [path]
 
 
-def test_a_key_is_never_overwritten(folder: KeyFolder, signer: FileSigner) -> None:
+def test_a_key_is_never_overwritten(folder: KeyFolder, signer: SealedSigner) -> None:
     before = folder.file(signer.key_id).read_bytes()
     with pytest.raises(KeyFileError, match="never overwritten"):
         folder.write(binding(signer), b"other")
@@ -46,12 +46,12 @@ def test_a_key_is_never_overwritten(folder: KeyFolder, signer: FileSigner) -> No
     assert len(list(folder.path.iterdir())) == 1
 
 
-def test_a_wrong_passphrase_names_the_file(folder: KeyFolder, signer: FileSigner) -> None:
+def test_a_wrong_passphrase_names_the_file(folder: KeyFolder, signer: SealedSigner) -> None:
     with pytest.raises(WrongPassphraseError, match=str(folder.file(signer.key_id))):
         folder.open(binding(signer), b"wrong")
 
 
-def test_a_missing_file_is_named_with_a_remedy(folder: KeyFolder, signer: FileSigner) -> None:
+def test_a_missing_file_is_named_with_a_remedy(folder: KeyFolder, signer: SealedSigner) -> None:
     folder.file(signer.key_id).unlink()
     with pytest.raises(KeyFileError, match="No such file") as caught:
         folder.open(binding(signer), b"secret")
@@ -61,7 +61,7 @@ def test_a_missing_file_is_named_with_a_remedy(folder: KeyFolder, signer: FileSi
 
 
 def test_an_unreadable_file_is_named_with_a_remedy(
-    folder: KeyFolder, signer: FileSigner, monkeypatch: pytest.MonkeyPatch
+    folder: KeyFolder, signer: SealedSigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> int:  # root reads everything, so a mode alone would prove nothing
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -72,14 +72,14 @@ def test_an_unreadable_file_is_named_with_a_remedy(
     assert "owner" in caught.value.remedy
 
 
-def test_a_file_that_everybody_may_read_is_refused(folder: KeyFolder, signer: FileSigner) -> None:
+def test_a_file_that_everybody_may_read_is_refused(folder: KeyFolder, signer: SealedSigner) -> None:
     folder.file(signer.key_id).chmod(0o644)
     with pytest.raises(KeyFileError, match="everybody") as caught:
         folder.open(binding(signer), b"secret")
     assert "chmod 600" in caught.value.remedy
 
 
-def test_a_symlink_is_not_followed(folder: KeyFolder, signer: FileSigner, tmp_path: Path) -> None:
+def test_a_symlink_is_not_followed(folder: KeyFolder, signer: SealedSigner, tmp_path: Path) -> None:
     path = folder.file(signer.key_id)
     path.rename(tmp_path / "moved")
     path.symlink_to(tmp_path / "moved")
@@ -87,7 +87,7 @@ def test_a_symlink_is_not_followed(folder: KeyFolder, signer: FileSigner, tmp_pa
         folder.open(binding(signer), b"secret")
 
 
-def test_what_is_no_file_or_too_large_is_refused(folder: KeyFolder, signer: FileSigner) -> None:
+def test_what_is_no_file_or_too_large_is_refused(folder: KeyFolder, signer: SealedSigner) -> None:
     path = folder.file(signer.key_id)
     path.write_bytes(bytes(64 * 1024 + 1))
     with pytest.raises(KeyFileError, match="too large"):
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_nothing_behind(folder: KeyFolder, monkeypatch: pytes
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(KeyFileError, match="No space left") as caught:
-        folder.create("root", TD, 1, b"secret")
+        folder.create(KeyOwner("root", TD, 1), b"secret")
     assert "free space" in caught.value.remedy
     assert list(folder.path.iterdir()) == []
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from meshca.authority.ports import KeyUnavailableError, Signer
 from meshca.keys.sealed import (
     DamagedKeyError,
-    FileSigner,
     KeyBinding,
+    SealedSigner,
     WrongPassphraseError,
     open_sealed,
     seal,
@@ -49,13 +49,13 @@ def test_what_was_sealed_signs() -> None:
 
 def test_p384_signs_with_sha384() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
-    signer = FileSigner(key)
+    signer = SealedSigner(key)
     key.public_key().verify(signer.sign(b"data"), b"data", ec.ECDSA(hashes.SHA384()))
 
 
 def test_a_key_of_another_curve_is_none_of_ours() -> None:
     with pytest.raises(DamagedKeyError, match="P-256"):
-        FileSigner(ec.generate_private_key(ec.SECP224R1()))
+        SealedSigner(ec.generate_private_key(ec.SECP224R1()))
 
 
 def test_a_wrong_passphrase_is_told_from_damage() -> None:
@@ -123,7 +123,7 @@ def test_secrets_are_in_no_text() -> None:
     assert PASSPHRASE not in sealed()
     assert KEY.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()) not in sealed()
     signer = open_sealed(sealed(), PASSPHRASE, BINDING)
-    assert repr(signer) == f"FileSigner({BINDING.key_id})"
+    assert repr(signer) == f"SealedSigner({BINDING.key_id})"
     with pytest.raises(DamagedKeyError) as caught:
         open_sealed(edited(lambda document: document.pop("nonce")), PASSPHRASE, BINDING)
     assert caught.value.__cause__ is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import urllib.error
@@ -32,6 +33,7 @@ from meshca.errors import (
     RefusedError,
     UnavailableError,
 )
+from meshca.server import http
 from meshca.x509.serial import serial_hex
 
 
@@ -202,6 +204,24 @@ async def test_http_serves_health_metrics_crl_and_bundle() -> None:
             assert (await get("/crl/ghost.crl"))[0] == (await get(f"/crl/{issuing}"))[0] == 404
             assert json.loads((await get("/bundle"))[2])["spiffe_sequence"] == 2
             assert (await get("/crl/../../../etc/passwd"))[0] == 404
+
+
+async def test_http_connections_that_say_nothing_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(http, "_PATIENCE", 0.5)
+    with temporary_home() as home:
+        async with server(home) as (parts, _):
+            host, port = parts.condition.http.rsplit(":", 1)
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(20)]
+            too_many = [asyncio.create_task(reader.read()) for reader, _ in silent[8:]]
+            ended = await asyncio.wait_for(asyncio.gather(*too_many, return_exceptions=True), 10)
+            assert len(ended) == 12
+            for reader, _ in silent[:8]:
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert (await asyncio.to_thread(_get, f"http://{parts.condition.http}/healthz"))[0] == 200
+            for _, writer in silent:
+                writer.close()
 
 
 def _get(url: str) -> tuple[int, str, bytes]:

@@ -10,10 +10,11 @@ from fakes.server_world import PASSPHRASE, temporary_home
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError
 from meshca.keys.passphrase import Passphrase, PassphraseError
 from meshca.keys.sealed import WrongPassphraseError
+from meshca.server.building import HomeExistsError
 from meshca.server.config import Config
 from meshca.server.home import Home, HomeInUseError, SocketPathError
 from meshca.server.house import open_house
-from meshca.server.init import HomeExistsError, InitOptions, initialise
+from meshca.server.init import InitOptions, initialise
 from meshca.server.run import serve
 from meshca.spiffe.id import TrustDomain
 
@@ -74,8 +75,10 @@ def test_an_empty_folder_becomes_a_home(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "meshca.db", "meshca.toml"]
 
 
-@pytest.mark.parametrize("change", [{"root_key": "pkcs11:x"}, {"issuing_key": "bao:x"}, {"upstream": "x"}])
-def test_what_comes_later_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"root_key": "pkcs11:x"}, {"issuing_key": "bao:x"}, {"key_type": "rsa"}, {"upstream": "x"}]
+)
+def test_what_is_unknown_or_comes_later_is_refused(tmp_path: Path, change: dict[str, str]) -> None:
     with pytest.raises(InvalidInputError):
         initialise(Home.at(tmp_path), options(**change))
 

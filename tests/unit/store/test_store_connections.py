@@ -73,5 +73,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "meshca.db").write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match="the database is damaged; stop the server and restore"):
+    with pytest.raises(
+        StoreError, match=r"meshca\.db: the database is damaged; keep it .* `meshca restore` the newest backup"
+    ):
         upgrade(f"sqlite:///{tmp_path}/meshca.db")

@@ -7,7 +7,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.x509_material import (
-    CA_PROFILE,
     LEAF_PROFILE,
     NOW,
     TD,
@@ -34,6 +33,7 @@ from meshca.x509.checked import (
     serial_hex,
 )
 from meshca.x509.issuer import Issuer, IssuerError, ca_id
+from meshca.x509.profiles import ROOT
 
 
 def test_a_leaf_is_what_the_profile_says() -> None:
@@ -134,7 +134,7 @@ def test_a_signature_over_other_bytes_is_refused() -> None:
 
 def test_a_root_is_verified_with_its_own_key() -> None:
     key = new_key()
-    checked = check_ca(ca_plan(key), CA_PROFILE, NOW)
+    checked = check_ca(ca_plan(key), ROOT, NOW)
     with pytest.raises(MisissueError, match="not the issuer's"):
         finish(checked, sign(new_key(), checked.tbs))
     assert finish(checked, sign(key, checked.spend())).spiffe_id == TD.id

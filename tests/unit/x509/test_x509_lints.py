@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from fakes.x509_material import (
-    CA_PROFILE,
     DAY,
     HOUR,
     LEAF_PROFILE,
@@ -16,6 +16,7 @@ from fakes.x509_material import (
     SECOND,
     TD,
     ca_plan,
+    ca_profile,
     issuing,
     leaf_plan,
     make_ca,
@@ -26,12 +27,13 @@ from fakes.x509_material import (
 
 from meshca.errors import InvalidInputError
 from meshca.spiffe.id import SpiffeId, TrustDomain
-from meshca.spiffe.reserved import nobody
+from meshca.spiffe.reserved import admin, nobody, server
 from meshca.x509.checked import LintError, check_ca, check_leaf
 from meshca.x509.crl import CRL_LINTS
 from meshca.x509.lint import Lint
 from meshca.x509.lints import CA_LINTS, LEAF_LINTS, CaCase, LeafCase
-from meshca.x509.plan import CaPlan, LeafPlan, validity
+from meshca.x509.plan import BACKDATING, CaPlan, LeafPlan, validity
+from meshca.x509.profiles import PROFILES
 from meshca.x509.readback import READBACK_LINTS
 
 
@@ -40,10 +42,10 @@ def leaf_findings(plan: LeafPlan, now: datetime = NOW) -> list[str]:
 
 
 def ca_findings(plan: CaPlan, now: datetime = NOW) -> list[str]:
-    return [each.name for each in CA_LINTS if each.check(CaCase(plan, CA_PROFILE, now))]
+    return [each.name for each in CA_LINTS if each.check(CaCase(plan, ca_profile(plan), now))]
 
 
-START = NOW.replace(microsecond=0) - timedelta(seconds=10)
+START = NOW.replace(microsecond=0) - BACKDATING
 LEAF_FAULTS: list[Any] = [
     pytest.param({"spiffe_id": TD.id}, "identity_has_a_path", id="no-path"),
     pytest.param(
@@ -57,15 +59,20 @@ LEAF_FAULTS: list[Any] = [
     pytest.param({"dns_names": ("web.m.test", "web.m.test")}, "dns_names_are_host_names", id="twice"),
     pytest.param({"dns_names": ("web.m.test\n",)}, "dns_names_are_host_names", id="newline"),
     pytest.param({"dns_names": (".".join(["a" * 63] * 4),)}, "dns_names_are_host_names", id="254-bytes"),
+    pytest.param({"dns_names": ("10.0.0.1",)}, "dns_names_are_host_names", id="ip"),
+    pytest.param({"dns_names": ("web.m.test.",)}, "dns_names_are_host_names", id="root-dot"),
+    pytest.param({"dns_names": ("a_b.m.test",)}, "dns_names_are_host_names", id="underscore"),
     pytest.param({"spki": spki(new_key(ec.SECP224R1()))}, "key_is_strong", id="p-224"),
     pytest.param({"spki": b""}, "key_is_strong", id="no-key"),
     pytest.param({"serial": 0}, "serial_is_positive_and_short", id="serial-0"),
     pytest.param({"serial": -1}, "serial_is_positive_and_short", id="serial-negative"),
     pytest.param({"serial": 1 << 152}, "serial_is_positive_and_short", id="serial-20-bytes"),
     pytest.param({"not_before": START + SECOND / 2}, "times_can_be_encoded", id="half-second"),
-    pytest.param({"not_before": START + 11 * SECOND}, "valid_now", id="future"),
+    pytest.param({"not_before": START + BACKDATING + SECOND}, "valid_now", id="future"),
     pytest.param({"not_before": START - SECOND, "not_after": START + HOUR}, "hardly_back_dated", id="back-dated"),
-    pytest.param({"not_after": START + HOUR + 11 * SECOND}, "life_is_within_the_profile", id="one-second-too-long"),
+    pytest.param(
+        {"not_after": START + HOUR + BACKDATING + SECOND}, "life_is_within_the_profile", id="one-second-too-long"
+    ),
 ]
 
 
@@ -79,6 +86,37 @@ def test_each_refusal_of_a_leaf_comes_from_its_own_lint(changes: dict[str, Any],
     assert len(caught.value.findings) == 1
 
 
+PROFILE_FAULTS: list[Any] = [
+    pytest.param({"dns_names": False}, {"dns_names": ("web.m.test",)}, "dns_names_are_the_profiles", id="dns-name"),
+    pytest.param(
+        {"key_types": ("ec-p256",)},
+        {"spki": spki(new_key(ec.SECP384R1()))},
+        "key_type_is_the_profiles",
+        id="key-type",
+    ),
+    pytest.param({}, {"spiffe_id": admin(TD, "ann")}, "identity_is_in_the_profiles_room", id="reserved"),
+    pytest.param({"room": "/meshca/admin/"}, {}, "identity_is_in_the_profiles_room", id="admin-for-a-workload"),
+    pytest.param(
+        {"room": "/meshca/admin/"}, {"spiffe_id": server(TD, "a")}, "identity_is_in_the_profiles_room", id="other-room"
+    ),
+    pytest.param({"path_length": 0}, {}, "profile_is_a_leafs", id="profile-of-a-ca"),
+    pytest.param({"max_ttl": HOUR - SECOND}, {}, "life_is_within_the_profile", id="shorter-life"),
+]
+
+
+@pytest.mark.parametrize(("limits", "changes", "name"), PROFILE_FAULTS)
+def test_what_the_profile_does_not_allow_is_refused(limits: dict[str, Any], changes: dict[str, Any], name: str) -> None:
+    profile = replace(LEAF_PROFILE, **limits)
+    case = LeafCase(leaf_plan(**changes), profile, NOW)
+    assert [each.name for each in LEAF_LINTS if each.check(case)] == [name]
+
+
+@pytest.mark.parametrize("name", ["svid", "root", "intermediate"])
+def test_a_ca_has_the_profile_of_its_role(name: str) -> None:
+    with pytest.raises(LintError, match="C05 profile_is_the_roles"):
+        check_ca(ca_plan(new_key(), root().issuer, not_after=NOW.replace(microsecond=0) + HOUR), PROFILES[name], NOW)
+
+
 def test_a_good_leaf_has_no_findings() -> None:
     assert leaf_findings(leaf_plan()) == []
     assert leaf_findings(leaf_plan(dns_names=("web.m.test", "localhost"))) == []
@@ -90,7 +128,7 @@ def test_a_leaf_does_not_carry_its_issuers_key() -> None:
 
 
 def test_an_expired_plan_is_refused() -> None:
-    late = START + HOUR + 10 * SECOND
+    late = START + HOUR + BACKDATING
     assert leaf_findings(leaf_plan(), late) == ["valid_now", "hardly_back_dated"]
 
 
@@ -109,9 +147,9 @@ def test_a_leaf_does_not_start_before_its_issuer() -> None:
     assert leaf_findings(leaf_plan(issuer=issuer, not_before=START)) == ["life_is_within_the_issuers"]
 
 
-def test_validity_is_back_dated_by_ten_seconds() -> None:
+def test_validity_is_back_dated_by_a_minute() -> None:
     when = validity(NOW, HOUR, None)
-    assert (when.not_before, when.not_after) == (START, START + 10 * SECOND + HOUR)
+    assert (when.not_before, when.not_after) == (START, START + 60 * SECOND + HOUR)
     assert when.not_before.tzinfo is UTC
 
 
@@ -152,7 +190,7 @@ def test_each_refusal_of_a_ca_comes_from_its_own_lint(kind: str, changes: dict[s
     plan = ca_plan(new_key(), root().issuer if kind == "issuing" else None, **changes)
     assert ca_findings(plan) == [name]
     with pytest.raises(LintError, match=name):
-        check_ca(plan, CA_PROFILE, NOW)
+        check_ca(plan, ca_profile(plan), NOW)
 
 
 def test_an_issuing_ca_has_no_ca_below_it() -> None:

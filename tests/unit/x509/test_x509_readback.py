@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from fakes.x509_material import CA_PROFILE, HOUR, LEAF_PROFILE, NOW, SECOND, TD, ca_plan, leaf_plan, new_key, root, spki
+from fakes.x509_material import HOUR, LEAF_PROFILE, NOW, SECOND, TD, ca_plan, leaf_plan, new_key, root, spki
 
 from meshca.spiffe.id import SpiffeId
 from meshca.x509 import der, encode, profile
 from meshca.x509.checked import LintError, check_ca, check_leaf
 from meshca.x509.plan import LeafPlan
+from meshca.x509.profiles import ISSUING, ROOT
 from meshca.x509.readback import READBACK_LINTS, read_leaf
 
 
@@ -86,11 +87,11 @@ def test_a_ca_is_read_back_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     tbs = encode.ca_tbs
     monkeypatch.setattr(encode, "ca_tbs", lambda plan: tbs(replace(plan, role="root")))
     with pytest.raises(LintError, match="R09"):
-        check_ca(ca_plan(new_key(), root().issuer), CA_PROFILE, NOW)
+        check_ca(ca_plan(new_key(), root().issuer), ISSUING, NOW)
 
 
 def test_a_ca_with_another_serial_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     tbs = encode.ca_tbs
     monkeypatch.setattr(encode, "ca_tbs", lambda plan: tbs(replace(plan, serial=7)))
     with pytest.raises(LintError, match="R02 serial_is_the_planned"):
-        check_ca(ca_plan(new_key(ec.SECP384R1())), CA_PROFILE, NOW)
+        check_ca(ca_plan(new_key(ec.SECP384R1())), ROOT, NOW)

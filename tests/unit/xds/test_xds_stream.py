@@ -16,6 +16,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DiscoveryResponse,
 )
 
+from meshca.errors import RefusedError
 from meshca.xds import stream as stream_module
 from meshca.xds import wire
 from meshca.xds.registry import StreamTable
@@ -195,6 +196,29 @@ async def test_endpoints_are_sent_again_for_a_cluster_that_changed(delta: bool) 
 
         assert await client.read_and_accept(2) == ["CDS c 2", "EDS c 1"]
         assert await client.quiet()
+
+
+async def test_a_client_that_never_stops_asking_does_not_keep_a_stream_that_is_to_end() -> None:
+    view, client = FakeView(), Client(delta=True, dedicated=False)
+    view.has(resource(SDS, "s"))
+    answers = 0
+
+    async def ask_at_once_again(raw: bytes) -> None:
+        nonlocal answers
+        answers += 1
+        if answers == 3:
+            view.changes.fail(RefusedError("not entitled any more"))
+        if answers < 100:
+            nonce = DeltaDiscoveryResponse.FromString(raw).nonce
+            client.up.put_nowait(client.request(SDS, nonce, names=["s"]))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    first, _node = wire.parse(client.request(SDS, names=["s"]), ADS_TYPES, delta=True)
+    run = Stream(client.transport, view, a_table(), "n").run(first, client.up.get, ask_at_once_again)
+    with pytest.raises(RefusedError):
+        await asyncio.wait_for(run, 20)
+    assert answers < 10
 
 
 async def test_a_cluster_is_removed_before_its_secret_and_both_after_the_listener() -> None:

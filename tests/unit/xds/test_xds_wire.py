@@ -96,6 +96,26 @@ def test_names_are_limited_in_number_and_bytes() -> None:
         parse("ö" * (wire.MAX_NAME_BYTES // 2 + 1))
 
 
+@pytest.mark.parametrize("delta", [False, True])
+def test_repeated_names_count_too_for_they_cost_as_much(delta: bool) -> None:
+    many = ["x"] * (wire.MAX_NAMES + 1)
+    sotw: DiscoveryRequest | DeltaDiscoveryRequest = DiscoveryRequest(type_url=SDS, resource_names=many)
+    raw = (DeltaDiscoveryRequest(type_url=SDS, resource_names_subscribe=many) if delta else sotw).SerializeToString()
+
+    with pytest.raises(wire.BadRequestError, match="5001 resource names"):
+        wire.parse(raw, ADS_TYPES, delta=delta)
+
+
+def test_metadata_is_limited_in_bytes_for_who_sends_it_is_not_known_yet() -> None:
+    message = DiscoveryRequest(type_url=SDS)
+    message.node.metadata.update({"x": "y" * (wire.MAX_METADATA_BYTES - 100)})
+    assert "x" in wire.node_info(message.node).metadata
+    message.node.metadata.update({"z": "y" * 100})
+
+    with pytest.raises(wire.BadRequestError, match=r"node\.metadata"):
+        wire.node_info(message.node)
+
+
 def test_a_node_id_is_limited_in_bytes() -> None:
     message = DiscoveryRequest(type_url=SDS)
     message.node.id = "ö" * (wire.MAX_NAME_BYTES // 2)
