@@ -157,6 +157,9 @@ async def test_trust_is_shown_and_watched() -> None:
             await admin.acknowledge_trust("drop:/x", FRONT_ID, 2)
             with pytest.raises(InvalidInputError):
                 await admin.acknowledge_trust("drop:/x", FRONT_ID, 3)
+            for holder in ("", "drop:\0", "drop:/x y", "d" * 513):
+                with pytest.raises(InvalidInputError, match="printable word"):
+                    await admin.acknowledge_trust(holder, FRONT_ID, 2)
         with pytest.raises(UnavailableError):
             await asyncio.to_thread(list, watch)
 
