@@ -283,6 +283,30 @@ def test_a_tainted_ca_is_replaced_and_refused_as_soon_as_its_holders_have_anothe
     assert serials_on_the_roots_crl(world) == {serial_of(ca)}
 
 
+def test_a_roots_key_that_is_away_after_a_taint_keeps_no_revocation_from_envoys() -> None:
+    world = World()
+    issue(world)
+    acknowledge(world)
+    world.authority.succession.taint(one(world, ISSUING, "active").id, "uid:0")
+    acknowledge_trust_only(world)
+    advance(world)
+    assert cas(world, ISSUING, "old")
+    issue(world)
+    acknowledge(world)
+    world.root_signer.failing = UNREACHABLE
+    advance(world)
+    assert not cas(world, ISSUING, "old")
+    serial = issue(world).certificate.serial
+    world.authority.revoke(serial, "keyCompromise", "uid:0")
+    trust = world.authority.publish_crls()
+    assert serials_on(trust.crls[trust.active.id].der) == {int(serial, 16)}
+    assert [problem.reason for problem in world.authority.problems] == [str(UNREACHABLE)]
+    world.root_signer.failing = None
+    world.authority.publish_crls()
+    assert len(serials_on_the_roots_crl(world)) == 1
+    assert world.authority.problems == ()
+
+
 def test_a_tainted_ca_goes_after_half_a_leafs_life_whoever_is_missing() -> None:
     world = World()
     issue(world)
