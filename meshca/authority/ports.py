@@ -238,7 +238,8 @@ class Ledger(Protocol):
     def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
         """Write the intents as ``pending``; False for each whose identity is suspended, for all while frozen.
 
-        Both are checked by the same statement that inserts (INSERT … WHERE NOT EXISTS …).
+        False as well where the CA has been removed, or is tainted and ``old``. All of it is checked by the same
+        statement that inserts (INSERT … WHERE NOT EXISTS …).
         """
 
     def record_results(
@@ -246,7 +247,8 @@ class Ledger(Protocol):
     ) -> list[bool]:
         """Turn ``pending`` into ``issued`` or ``abandoned``; False for each that is no longer pending or was revoked.
 
-        While issuance is frozen nothing becomes ``issued``.
+        While issuance is frozen nothing becomes ``issued``, nor does what a CA has made that is removed, or tainted and
+        ``old``.
 
         ``results`` may be empty: then only the entries of ``audit([])`` are written.
         """

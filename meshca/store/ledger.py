@@ -11,6 +11,7 @@ from meshca.authority.records import AuthorityRecord, CaRequest, CertificateFilt
 from meshca.spiffe.id import SpiffeId
 from meshca.store import freezing
 from meshca.store.certificates import find_certificate, list_certificates
+from meshca.store.conditional import own_suspensions
 from meshca.store.engine import Store, Transaction
 from meshca.store.expiry import lapsed, last_expiry
 from meshca.store.issuing import finish_intents, insert_intents
@@ -72,6 +73,8 @@ class SqlLedger:
         """Make the next trust generation, all or nothing."""
 
         def change_it(transaction: Transaction) -> None:
+            if any(move.after in {"old", "removed"} for move in change.moved):
+                own_suspensions(transaction.connection)  # nothing of a CA that goes is being issued meanwhile
             advance_generation(transaction.connection, change.generation)
             for move in change.moved:
                 move_authority(transaction.connection, move)

@@ -230,6 +230,26 @@ def test_an_intent_of_a_suspended_identity_is_refused_beside_others(ledger: SqlL
     assert ledger.record_intents([intent(1)]) == [True]
 
 
+@pytest.mark.parametrize("after", ["removed", "old"])
+def test_nothing_is_issued_by_a_ca_that_was_removed_or_tainted_and_replaced(ledger: SqlLedger, after: str) -> None:
+    active = authority(ISSUER, "issuing")
+    ledger.create_realm(REALM, [active], [], [entry("init")])
+    assert ledger.record_intents([intent(1), intent(2)]) == [True, True]
+    ledger.taint([ISSUER], T0, [entry("taint")])
+    assert ledger.record_results([Result(serial(1), b"1")], no_audit) == [True]
+    ledger.change_trust(TrustChange(2, moved=(Move(ISSUER, active.state, after, T0),)), [])  # type: ignore[arg-type]
+    assert ledger.record_intents([intent(3)]) == [False]
+    assert ledger.record_results([Result(serial(2), b"2")], no_audit) == [False]
+
+
+def test_a_ca_that_retired_finishes_what_it_has_begun(ledger: SqlLedger) -> None:
+    active = authority(ISSUER, "issuing")
+    ledger.create_realm(REALM, [active], [], [entry("init")])
+    ledger.record_intents([intent(1)])
+    ledger.change_trust(TrustChange(2, moved=(Move(ISSUER, active.state, "old", T0),)), [])
+    assert ledger.record_results([Result(serial(1), b"1")], no_audit) == [True]
+
+
 # --- revocation ------------------------------------------------------------------------------------------------------
 
 

@@ -217,7 +217,7 @@ class InMemoryLedger:
             self._authorities[record.id] = record
 
     def _record_intent(self, intent: Intent) -> bool:
-        if intent.spiffe_id in self._suspensions or self._freeze is not None:
+        if intent.spiffe_id in self._suspensions or self._freeze is not None or self._out_of_office(intent.issuer_id):
             return False
         self.tbs[intent.serial] = intent.tbs
         self._certificates[intent.serial] = CertificateRecord(
@@ -235,11 +235,17 @@ class InMemoryLedger:
         )
         return True
 
+    def _out_of_office(self, issuer_id: str) -> bool:
+        issuer = self._authorities.get(issuer_id)
+        return issuer is not None and (
+            issuer.state == "removed" or (issuer.state == "old" and issuer.tainted_at is not None)
+        )
+
     def _record_result(self, result: Result | Abandoned) -> bool:
         record = self._certificates[result.serial]
         if record.state != "pending" or record.revoked_at is not None:
             return False
-        if isinstance(result, Result) and self._freeze is not None:
+        if isinstance(result, Result) and (self._freeze is not None or self._out_of_office(record.issuer_id)):
             return False
         if isinstance(result, Result):
             done = replace(record, state="issued", certificate=result.certificate)

@@ -13,7 +13,8 @@ from meshca.authority.crls import serials_on
 from meshca.authority.events import TrustChanged
 from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.records import ISSUING, ROOT, AuthorityRecord, AuthorityState, Role
-from meshca.authority.requests import Issued
+from meshca.authority.requests import Issued, Refused
+from meshca.authority.trust import NoActiveAuthorityError
 from meshca.errors import ConflictError, NotFoundError
 from meshca.x509.chain import ChainError, verify_svid
 
@@ -305,6 +306,19 @@ def test_a_roots_key_that_is_away_after_a_taint_keeps_no_revocation_from_envoys(
     world.authority.publish_crls()
     assert len(serials_on_the_roots_crl(world)) == 1
     assert world.authority.problems == ()
+
+
+def test_a_replica_that_has_not_heard_of_a_taint_yet_issues_nothing_under_the_ca() -> None:
+    world = World()
+    replica = world.authority
+    stolen = one(world, ISSUING, "active").id
+    world.restarted().succession.taint(stolen, "uid:0")
+    assert replica.trust.active.id == stolen
+    (refused,) = replica.issue([request(WEB)])
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, NoActiveAuthorityError)
+    replica.publish_crls()
+    assert isinstance(replica.issue([request(WEB)])[0], Issued)
 
 
 def test_a_tainted_ca_goes_after_half_a_leafs_life_whoever_is_missing() -> None:
