@@ -154,6 +154,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Reparent:
+    """A CA stands below another certificate of its signer's key: the signer was renewed."""
+
+    id: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrustChange:
     """What turns one trust generation into the next; moves are made in their order, before anything is added."""
 
@@ -161,6 +170,7 @@ class TrustChange:
     moved: tuple[Move, ...] = ()
     added: tuple[AuthorityRecord, ...] = ()
     crls: tuple[Crl, ...] = ()
+    reparented: tuple[Reparent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +229,9 @@ class Ledger(Protocol):
         """Change CAs and CRLs and make the next trust generation of it, all or nothing.
 
         Raises:
-            ConflictError: The generation is not the next one, a CA is not in the state it is to leave or is known
-                already, another CA of its role has the state it is to have, or a CRL number is not higher.
+            ConflictError: The generation is not the next one, a CA is not in the state or below the CA that it is to
+                leave, or is known already, another CA of its role has the state it is to have, or a CRL number is not
+                higher.
         """
 
     def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:

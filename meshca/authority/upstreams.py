@@ -17,7 +17,7 @@ from cryptography import x509
 
 from meshca.authority.certify import CaWish
 from meshca.authority.crls import serials_on
-from meshca.authority.ports import CertifiedKey, Move
+from meshca.authority.ports import CertifiedKey, Move, Reparent
 from meshca.authority.records import INTERMEDIATE, ROOT, AuthorityRecord
 from meshca.authority.trust import ca_of, in_use
 from meshca.errors import MeshcaError, UnavailableError
@@ -98,11 +98,15 @@ class NoUpstream:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamChain:
-    """A new issuing CA, and those of the CAs above it that are new or come back; ``cas`` are all of the chain."""
+    """A new issuing CA, and those of the CAs above it that are new, come back or have a renewed CA above themselves.
+
+    ``cas`` are all of the chain.
+    """
 
     issuing: AuthorityRecord
     above: tuple[AuthorityRecord, ...]
     returning: tuple[Move, ...]
+    reparented: tuple[Reparent, ...]
     cas: tuple[CaCertificate, ...]
 
 
@@ -125,7 +129,7 @@ def accepted(ders: Sequence[bytes], wish: CaWish, key: CertifiedKey, known: Know
     cas = (chain.issuing, *chain.above)
     _require_unrevoked(cas, known.crls)
     issuing, above, returning = _records(chain, wish, key, known.records)
-    return UpstreamChain(issuing, above, returning, cas)
+    return UpstreamChain(issuing, above, returning, tuple(_reparented(chain, known.records)), cas)
 
 
 def travelling(chain: UpstreamChain, ders: Sequence[bytes], known: Known, now: datetime) -> NewerCrls:
@@ -157,6 +161,14 @@ def _records(
         elif record.state in ("old", "removed"):
             returning.append(Move(record.id, record.state, "prepared", wish.now))
     return issuing, tuple(added), tuple(returning)
+
+
+def _reparented(chain: ForeignChain, known: Sequence[AuthorityRecord]) -> Iterator[Reparent]:
+    """Yield the known CAs of a chain whose signer's certificate was renewed: else that would never take office."""
+    parents = {record.id: record.parent_id for record in known}
+    for ca, parent in pairwise(chain.above):
+        if parents.get(ca.id, parent.id) != parent.id:
+            yield Reparent(ca.id, parents[ca.id], parent.id)
 
 
 def _require_unrevoked(cas: Sequence[CaCertificate], crls: Mapping[str, Crl]) -> None:

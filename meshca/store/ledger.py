@@ -34,6 +34,7 @@ from meshca.store.trust import (
     load_latest_crls,
     load_realm,
     move_authority,
+    reparent,
     taint,
 )
 from meshca.x509.crl import Crl, RevokedEntry
@@ -78,6 +79,8 @@ class SqlLedger:
             advance_generation(transaction.connection, change.generation)
             for move in change.moved:
                 move_authority(transaction.connection, move)
+            for one in change.reparented:
+                reparent(transaction.connection, one)
             for record in change.added:
                 insert_authority(transaction.connection, record)
             insert_crls(transaction.connection, change.crls)

@@ -22,7 +22,7 @@ from store_examples import (
     serial,
 )
 
-from meshca.authority.ports import Abandoned, Move, Result, Revocation, TrustChange
+from meshca.authority.ports import Abandoned, Move, Reparent, Result, Revocation, TrustChange
 from meshca.authority.records import CertificateFilter, CertificateStatus
 from meshca.errors import ConflictError, InvalidInputError
 from meshca.spiffe.id import SpiffeId
@@ -119,6 +119,16 @@ def test_only_one_ca_of_a_role_is_prepared(ledger: SqlLedger) -> None:
     ledger.change_trust(TrustChange(2, added=(first,)), [])
     with pytest.raises(ConflictError):
         ledger.change_trust(TrustChange(3, added=(second,)), [])
+
+
+def test_a_ca_is_put_below_another_with_a_change_of_trust_or_not_at_all(ledger: SqlLedger) -> None:
+    below = replace(authority(ISSUER, "issuing"), parent_id="11" * 10)
+    ledger.create_realm(REALM, [below], [], [])
+    ledger.change_trust(TrustChange(2, reparented=(Reparent(ISSUER, "11" * 10, "22" * 10),)), [])
+    assert [record.parent_id for record in ledger.authorities()] == ["22" * 10]
+    with pytest.raises(ConflictError, match="not stand below"):
+        ledger.change_trust(TrustChange(3, reparented=(Reparent(ISSUER, "11" * 10, "33" * 10),)), [])
+    assert ledger.generation() == 2
 
 
 def test_an_activation_is_hastened_once(store: Store, ledger: SqlLedger) -> None:

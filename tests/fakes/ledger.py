@@ -64,6 +64,9 @@ class InMemoryLedger:
                 if changed[move.id].state != move.before:
                     raise ConflictError(f"CA {move.id} is not {move.before} any more")
                 changed[move.id] = _moved(changed[move.id], move)
+            for one in change.reparented:
+                assert changed[one.id].parent_id == one.before
+                changed[one.id] = replace(changed[one.id], parent_id=one.after)
             for record in change.added:
                 if record.id in changed:
                     raise ConflictError("this CA is known already", value=record.id)

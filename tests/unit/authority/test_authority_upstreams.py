@@ -308,6 +308,23 @@ def test_a_renewed_certificate_of_the_same_upstream_key_is_another_ca_with_the_s
     assert verified(world, world.ca, issue(world.ca))
 
 
+def test_a_renewed_root_above_an_intermediate_that_stays_takes_office_with_the_issuing_ca() -> None:
+    world = Online(root=foreign_root(T0, Profile(life=40 * DAY)))
+    (root,) = world.cas(ROOT)
+    renewed = foreign_root(T0, Profile(life=900 * DAY), key=world.root.key)
+    world.upstream.above = (renewed,)
+    world.ca.succession.rotate(ISSUING_ROLE, "uid:0")
+    assert [one.id for one in world.cas(ROOT, "active")] == [foreign_id(renewed.der)]
+    assert verified(world, world.ca, issue(world.ca))
+    world.advance(2 * HOUR)
+    assert [one.id for one in world.cas(ROOT, "removed")] == [root.id]
+    world.advance(45 * DAY)
+    made = len(world.ledger.authorities())
+    world.advance(45 * DAY + MINUTE)
+    assert len(world.ledger.authorities()) == made
+    assert world.ca.problems == ()
+
+
 def test_what_was_prepared_below_a_new_root_takes_it_along_when_it_is_given_up() -> None:
     world = Online(middle=False)
     issue(world.ca)
