@@ -32,7 +32,6 @@ from meshca.authority.trust import NoActiveAuthorityError, Trust
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.checked import Certificate, CheckedPlan, MisissueError, check_leaf, finish
-from meshca.x509.issuer import Issuer
 from meshca.x509.plan import LeafPlan, validity
 from meshca.x509.profiles import Profile
 from meshca.x509.serial import SERIAL_BYTES, new_serial, serial_hex
@@ -91,14 +90,15 @@ class Issuing:
     def _planned(self, request: IssueRequest, trust: Trust, now: datetime) -> _Slot:
         try:
             profile = self.profiles[profile_of(request.kind).name]
-            plan = self._plan(request, profile, trust.active, now)
+            plan = self._plan(request, profile, trust, now)
             return _Slot(request, plan, check_leaf(plan, profile, now))
         except MeshcaError as error:
             return _Slot(request, error=error)
 
-    def _plan(self, request: IssueRequest, profile: Profile, issuer: Issuer, now: datetime) -> LeafPlan:
+    def _plan(self, request: IssueRequest, profile: Profile, trust: Trust, now: datetime) -> LeafPlan:
         require_issuable(request.spiffe_id, request.kind, self.trust_domain)
-        if issuer.not_after <= now:
+        issuer, end = trust.active, trust.active_record.not_after  # which may be that of an upstream's CA above it
+        if end <= now:
             raise NoActiveAuthorityError("the active issuing CA has expired", value=issuer.id)
         if issuer.not_before > now:
             raise NoActiveAuthorityError(
@@ -113,7 +113,7 @@ class Issuing:
             spki=request.spki,
             serial=new_serial(self.entropy(SERIAL_BYTES)),
             not_before=valid.not_before,
-            not_after=valid.not_after,
+            not_after=min(valid.not_after, end),
             issuer=issuer,
             dns_names=request.dns_names,
         )

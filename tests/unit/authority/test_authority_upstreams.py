@@ -20,7 +20,8 @@ from meshca.authority.freezing import FrozenError
 from meshca.authority.ports import Ports
 from meshca.authority.records import ISSUING as ISSUING_ROLE
 from meshca.authority.records import ROOT, AuthorityRecord, AuthorityState, Role
-from meshca.authority.requests import Issued
+from meshca.authority.requests import Issued, Refused
+from meshca.authority.trust import NoActiveAuthorityError
 from meshca.authority.upstreams import NoUpstream, Upstream, UpstreamError
 from meshca.errors import ConflictError, InvalidInputError, UnavailableError
 from meshca.spiffe.bundle import pem
@@ -323,6 +324,18 @@ def test_a_renewed_root_above_an_intermediate_that_stays_takes_office_with_the_i
     world.advance(45 * DAY + MINUTE)
     assert len(world.ledger.authorities()) == made
     assert world.ca.problems == ()
+
+
+def test_a_leaf_never_outlives_the_chain_above_its_issuing_ca() -> None:
+    world = Online(root=foreign_root(T0, Profile(life=10 * DAY)), middle=False)
+    (active,) = world.cas(ISSUING_ROLE)
+    assert active.not_after < world.ca.trust.active.not_after
+    world.clock.at = active.not_after - MINUTE
+    assert issue(world.ca).certificate.not_after == active.not_after
+    world.clock.at = active.not_after
+    (refused,) = world.ca.issue([request(WEB)])
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, NoActiveAuthorityError)
 
 
 def test_what_was_prepared_below_a_new_root_takes_it_along_when_it_is_given_up() -> None:
