@@ -309,6 +309,41 @@ def test_a_renewed_certificate_of_the_same_upstream_key_is_another_ca_with_the_s
     assert verified(world, world.ca, issue(world.ca))
 
 
+@pytest.mark.parametrize("renewed_since", [True, False])
+def test_a_crl_that_would_end_every_handshake_stays_out_whichever_certificate_of_its_key_stands_above(
+    renewed_since: bool,
+) -> None:
+    world = Online(middle=False)
+    issue(world.ca)
+    if renewed_since:
+        world.upstream.issuer = foreign_root(T0, Profile(life=900 * DAY), key=world.root.key)
+    world.ca.succession.rotate(ISSUING_ROLE, "uid:0")
+    trust = world.ca.trust
+    world.acknowledgements.acknowledge(HOLDER, WEB, trust.generation, trust.active.id)
+    world.advance(MINUTE)
+    (active,) = world.cas(ISSUING_ROLE, "active")
+    assert len(world.ca.trust.roots) == 1 + renewed_since
+    serial = x509.load_der_x509_certificate(active.certificate).serial_number
+    world.upstream.known_crls = [world.root.crl(2, serial, until=100 * DAY)]
+    world.ca.fetch_crls()
+    assert f"it revokes {active.id}" in world.ca.problems[0].reason
+    assert verified(world, world.ca, issue(world.ca))
+
+
+def test_a_chain_below_a_renewed_root_is_judged_by_the_crl_of_the_former_certificate() -> None:
+    world = Online()
+    middle = x509.load_der_x509_certificate(world.cas("intermediate")[0].certificate).serial_number
+    other = world.root.below(Profile(name="corp mesh CA 2"))
+    world.upstream.known_crls = [world.root.crl(2, other.certificate.serial_number, middle + 1, until=100 * DAY)]
+    world.ca.fetch_crls()
+    assert world.ca.problems == ()
+    world.upstream.known_crls = []
+    world.upstream.issuer = other
+    world.upstream.above = (foreign_root(T0, Profile(life=900 * DAY), key=world.root.key),)
+    with pytest.raises(UpstreamError, match="its own CA"):
+        world.ca.succession.rotate(ISSUING_ROLE, "uid:0")
+
+
 def test_a_renewed_root_above_an_intermediate_that_stays_takes_office_with_the_issuing_ca() -> None:
     world = Online(root=foreign_root(T0, Profile(life=40 * DAY)))
     (root,) = world.cas(ROOT)
