@@ -231,14 +231,17 @@ class Ledger(Protocol):
         Raises:
             ConflictError: The generation is not the next one, a CA is not in the state or below the CA that it is to
                 leave, or is known already, another CA of its role has the state it is to have, or a CRL number is not
-                higher.
+                higher; or a CA is added while issuance is frozen.
         """
 
     def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
         """Make the activation of a prepared CA due at this time; False, with nothing written, when it is already."""
 
     def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
-        """Mark the CAs that are in use as believed stolen; returns those that were not yet."""
+        """Mark the CAs that are in use as believed stolen; returns those that were not yet.
+
+        Of the entries those are written whose subject is one of these.
+        """
 
     def lapsed(self, at: datetime) -> int:
         """Return how many identities have had a certificate, if none of any of them is valid at this time; else 0."""

@@ -77,6 +77,8 @@ class SqlLedger:
             if any(move.after in {"old", "removed"} for move in change.moved):
                 own_suspensions(transaction.connection)  # nothing of a CA that goes is being issued meanwhile
             advance_generation(transaction.connection, change.generation)
+            if change.added:
+                freezing.require_thawed(transaction.connection)
             for move in change.moved:
                 move_authority(transaction.connection, move)
             for one in change.reparented:
@@ -104,8 +106,7 @@ class SqlLedger:
 
         def taint_them(transaction: Transaction) -> list[str]:
             marked = taint(transaction.connection, ca_ids, at)
-            if marked:
-                transaction.audit(*audit)
+            transaction.audit(*(each for each in audit if each.subject in marked))
             return marked
 
         return self._store.write(taint_them)

@@ -23,7 +23,7 @@ from store_examples import (
 )
 
 from meshca.authority.ports import Abandoned, Move, Reparent, Result, Revocation, TrustChange
-from meshca.authority.records import CertificateFilter, CertificateStatus
+from meshca.authority.records import CertificateFilter, CertificateStatus, Freeze
 from meshca.errors import ConflictError, InvalidInputError
 from meshca.spiffe.id import SpiffeId
 from meshca.store.engine import Store
@@ -131,6 +131,17 @@ def test_a_ca_is_put_below_another_with_a_change_of_trust_or_not_at_all(ledger: 
     assert ledger.generation() == 2
 
 
+def test_no_ca_is_added_once_a_freeze_has_been_answered(ledger: SqlLedger) -> None:
+    ledger.create_realm(REALM, [authority("00" * 10)], [], [])
+    added = replace(authority(ISSUER, "issuing"), state="prepared")
+    assert ledger.freeze(Freeze(T0, "uid:0", ""), entry("freeze"))
+    with pytest.raises(ConflictError, match="frozen"):
+        ledger.change_trust(TrustChange(2, added=(added,)), [])
+    ledger.change_trust(TrustChange(2, moved=(Move("00" * 10, "active", "old", T0),)), [])
+    ledger.unfreeze(entry("unfreeze"))
+    ledger.change_trust(TrustChange(3, added=(added,)), [])
+
+
 def test_an_activation_is_hastened_once(store: Store, ledger: SqlLedger) -> None:
     prepared = replace(authority(ISSUER, "issuing"), state="prepared", activate_at=T0 + HOUR)
     ledger.create_realm(REALM, [prepared], [], [])
@@ -144,8 +155,9 @@ def test_an_activation_is_hastened_once(store: Store, ledger: SqlLedger) -> None
 def test_a_ca_is_tainted_once(store: Store, ledger: SqlLedger) -> None:
     gone = replace(authority("11" * 10, "issuing"), state="removed")
     ledger.create_realm(REALM, [authority("00" * 10), gone], [], [])
-    assert ledger.taint(["00" * 10, gone.id], T0, [entry("taint")]) == ["00" * 10]
-    assert ledger.taint(["00" * 10], T0 + HOUR, [entry("never")]) == []
+    entries = [entry("taint", "00" * 10), entry("never", gone.id)]
+    assert ledger.taint(["00" * 10, gone.id], T0, entries) == ["00" * 10]
+    assert ledger.taint(["00" * 10], T0 + HOUR, [entry("never", "00" * 10)]) == []
     assert {record.tainted_at for record in ledger.authorities()} == {T0, None}
     assert audited(store) == [("taint", "ok")]
 

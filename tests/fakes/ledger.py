@@ -59,6 +59,8 @@ class InMemoryLedger:
     def change_trust(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
         with self._lock:
             self._require_next(change.crls, change.generation)
+            if change.added and self._freeze is not None:
+                raise ConflictError("issuance was frozen meanwhile")
             changed = dict(self._authorities)
             for move in change.moved:
                 if changed[move.id].state != move.before:
@@ -89,8 +91,9 @@ class InMemoryLedger:
             found = [self._authorities[ca_id] for ca_id in ca_ids]
             marked = [record for record in found if record.state != "removed" and record.tainted_at is None]
             self._authorities |= {record.id: replace(record, tainted_at=at) for record in marked}
-            self.audit += audit if marked else ()
-            return sorted(record.id for record in marked)
+            ids = sorted(record.id for record in marked)
+            self.audit += [each for each in audit if each.subject in ids]
+            return ids
 
     def lapsed(self, at: datetime) -> int:
         with self._lock:
