@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("other_users")
 
-_LIVES = ("--lifetimes", "root=2h,issuing=30m,leaf=3m")
+_LIVES = ("--lifetimes", "root=2h,issuing=30m,leaf=90s")
 
 
 @pytest.fixture
