@@ -34,6 +34,11 @@ def envoy_command() -> None:
 
 def _placement_options(function: Function) -> Function:
     for option in (
+        click.option(
+            "--intercepted",
+            is_flag=True,
+            help="The kernel sends all traffic here, as App Mesh's images had it: ingress to 15000, egress to 15001.",
+        ),
         click.option("--app", metavar="HOST", help="Where the application listens; default 127.0.0.1."),
         click.option("--egress", metavar="HOST", help="Where it accepts the application's calls; default 127.0.0.1."),
         click.option(
@@ -51,7 +56,7 @@ def _placement_options(function: Function) -> Function:
 @click.argument("node")
 @_placement_options
 @pass_settings
-def bootstrap_command(settings: Settings, /, node: str, admin_port: int, **place: str | None) -> None:
+def bootstrap_command(settings: Settings, /, node: str, admin_port: int, **place: Any) -> None:
     """Print the bootstrap of NODE's Envoy, and the command line that goes with it."""
     placement = _placement(place)
     with connect(settings) as client:
@@ -75,7 +80,7 @@ def list_command(settings: Settings) -> None:
 @_placement_options
 @click.option("--static", is_flag=True, help="As one file that runs without ADS; secrets come from the socket.")
 @pass_settings
-def render_command(settings: Settings, /, node: str, admin_port: int, static: bool, **place: str | None) -> None:
+def render_command(settings: Settings, /, node: str, admin_port: int, static: bool, **place: Any) -> None:
     """Print all that NODE's Envoy would get, private keys left out."""
     placement = _placement(place)
     with connect(settings) as client:
@@ -86,10 +91,10 @@ def render_command(settings: Settings, /, node: str, admin_port: int, static: bo
         _print_document(settings, _rendered(rendered))
 
 
-def _placement(place: dict[str, str | None]) -> Placement:
+def _placement(place: dict[str, Any]) -> Placement:
     from meshca.envoy.placement import Placement
 
-    placement = Placement.parse(**place)
+    placement = Placement.parse(**{**place, "intercepted": "yes" if place["intercepted"] else "no"})
     for warning in placement.warnings():
         warn(warning)
     return placement

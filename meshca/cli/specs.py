@@ -151,13 +151,12 @@ def _check_alone(parsed: Parsed) -> tuple[Finding, ...]:
     from meshca.mesh.findings import SpecError
     from meshca.mesh.forest import MeshSet
     from meshca.mesh.notes import notes
-    from meshca.mesh.notgenerated import not_generated
 
     try:
         whole = MeshSet().with_applied(parsed.objects)
     except SpecError as error:
         raise SpecError((*parsed.findings, *parsed.placed(error.findings))) from error
-    each = [finding for found in parsed.objects for finding in (*notes(found), *not_generated(found))]
+    each = [finding for found in parsed.objects for finding in notes(found)]
     return parsed.placed((*whole.findings, *each))
 
 

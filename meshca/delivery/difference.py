@@ -43,8 +43,8 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
     moved = old.suspended ^ new.suspended
     identities = moved | {SpiffeId.parse(scope) for scope in _scopes(old, new, _IDENTITY)}
     nodes = _of_objects(old.mesh, new.mesh) | _of_identities(identities, new.mesh)
-    nodes |= {key for scope in _scopes(old, new, _LISTENER) if (key := _node_of(scope, new.mesh))}
-    nodes |= {key for scope in _scopes(old, new, _BACKEND) if (key := _node_of(scope.partition("|")[0], new.mesh))}
+    for kind in (_LISTENER, _BACKEND):
+        nodes |= {key for scope in _scopes(old, new, kind) if (key := _node_of(scope.partition("|")[0], new.mesh))}
     return Difference(
         nodes=frozenset(nodes),
         trust=_anchors(old) != _anchors(new),

@@ -31,7 +31,7 @@ class Generated:
         """Return a node's resources by type and name.
 
         Raises:
-            NotGeneratedError: The node uses what the generator does not do yet.
+            MeshcaError: it cannot be generated, or is not consistent; secrets go on.
         """
         kept = self._kept.setdefault(node, {})
         if placement not in kept:

@@ -3,31 +3,36 @@
 Rules kept here:
 - App Mesh's forms: DNS by response type, a trailing dot, its connect timeouts, circuit breakers that never break unless
   a pool is given, health checks and outlier detection at the client.
+- A node that no DNS finds has its endpoints by EDS (endpoints.py).
 - A cluster's metadata carries the drain token of the servers behind it: a changed token ends idle and new connections.
 """
 
 from __future__ import annotations
 
 import functools
-import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
-from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2, protocol_pb2
-from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.config.core.v3 import base_pb2, health_check_pb2, protocol_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import http_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from meshca.envoy.resources import milliseconds, packed
+from meshca.envoy import families, names, wire
+from meshca.envoy.endpoints import assignment
+from meshca.envoy.resources import CLUSTER, Generated, milliseconds, packed, serialised
+from meshca.envoy.tls import ads_source
+from meshca.mesh.spec.base import OneOf
 from meshca.mesh.spec.listeners import Listener
-from meshca.mesh.spec.transport import ConnectionPool, DnsDiscovery, HealthCheck, OutlierDetection
+from meshca.mesh.spec.transport import DnsDiscovery, HealthCheck, OutlierDetection
 
 METADATA = "meshca"
 DRAIN = "drain"
 
 _UNLIMITED = 2147483647
+_TRANSPORT_SOCKET = 24  # field of envoy.config.cluster.v3.Cluster
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _APP_CONNECT_MS, _NODE_CONNECT_MS = 250, 1000
 _HTTP2_PROTOCOLS = ("http2", "grpc")
@@ -40,6 +45,10 @@ _LOOKUPS = {
 }
 
 
+Limits = tuple[tuple[str, int], ...]
+"""What a pool limits, and to how much."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeCluster:
     """A cluster that leads to another node."""
@@ -47,9 +56,30 @@ class NodeCluster:
     name: str
     listener: Listener
     dns: DnsDiscovery | None
+    """Without DNS the endpoints come by EDS."""
+    host: str
+    """What the node is called there."""
     ip_preference: str | None
     drain: str
-    transport_socket: Any | None
+    limits: Limits = ()
+
+
+class Shared:
+    """A cluster's bytes with a hole where each caller says who it is (SNI); the rest is the same for all of them."""
+
+    __slots__ = ("_after", "_before", "_hole", "name")
+
+    def __init__(self, cluster: Any, transport_socket: Callable[[str], bytes] | None) -> None:
+        self.name: str = cluster.name
+        head, tail = wire.split(serialised(cluster), _TRANSPORT_SOCKET)
+        # Every SNI is as long as this one, so that the lengths that stand before the hole are the same as well.
+        socket = wire.message(_TRANSPORT_SOCKET, transport_socket(names.NO_SNI)) if transport_socket else b""
+        self._before, self._hole, self._after = (head + socket + tail).partition(names.NO_SNI.encode())
+
+    def cluster(self, sni: bytes) -> Generated:
+        """Return the cluster of one caller."""
+        body = self._before + sni + self._after if self._hole else self._before
+        return Generated(CLUSTER, self.name, body)
 
 
 def app_cluster(name: str, host: str, listener: Listener) -> Any:
@@ -59,31 +89,30 @@ def app_cluster(name: str, host: str, listener: Listener) -> Any:
         name=name,
         type=cluster_pb2.Cluster.STATIC,
         connect_timeout=milliseconds(_APP_CONNECT_MS),
-        circuit_breakers=_breakers(listener.connection_pool),
-        load_assignment=_assignment(name, host, port),
+        circuit_breakers=_breakers(limits(listener.connection_pool)),
+        load_assignment=assignment(name, ((host, port),)),
     )
     _speak(cluster, listener.port_mapping.protocol)
     return cluster
 
 
 def node_cluster(plan: NodeCluster) -> Any:
-    """Return the cluster to another node; a node without service discovery has no endpoints and answers 503."""
+    """Return the cluster to another node, without a transport socket."""
     port = plan.listener.port_mapping.port
     cluster = cluster_pb2.Cluster(
         name=plan.name,
         connect_timeout=milliseconds(_NODE_CONNECT_MS),
-        circuit_breakers=_breakers(None),
-        transport_socket=plan.transport_socket,
+        circuit_breakers=_breakers(plan.limits),
         metadata=_metadata(plan.drain),
     )
     if plan.dns is None:
-        cluster.type = cluster_pb2.Cluster.STATIC
-        cluster.load_assignment.cluster_name = plan.name
+        cluster.type = cluster_pb2.Cluster.EDS
+        cluster.eds_cluster_config.eds_config.CopyFrom(ads_source())
     else:
         _discover(cluster, plan, plan.dns, port)
     _speak(cluster, plan.listener.port_mapping.protocol)
-    if plan.listener.health_check is not None and plan.dns is not None:
-        cluster.health_checks.append(_health_check(plan.listener.health_check, plan.dns.hostname, port))
+    if plan.listener.health_check is not None:
+        cluster.health_checks.append(_health_check(plan.listener.health_check, plan.host, port))
         cluster.ignore_health_on_host_removal = True
     if plan.listener.outlier_detection is not None:
         cluster.outlier_detection.CopyFrom(_outliers(plan.listener.outlier_detection))
@@ -91,14 +120,14 @@ def node_cluster(plan: NodeCluster) -> Any:
 
 
 def _discover(cluster: Any, plan: NodeCluster, dns: DnsDiscovery, port: int) -> None:
-    if _is_ip(dns.hostname):
+    if families.version(dns.hostname) is not None:
         cluster.type = cluster_pb2.Cluster.STATIC
-        cluster.load_assignment.CopyFrom(_assignment(plan.name, dns.hostname, port))
+        cluster.load_assignment.CopyFrom(assignment(plan.name, ((dns.hostname, port),)))
         return
     endpoints = dns.response_type == "ENDPOINTS"
     cluster.type = cluster_pb2.Cluster.STRICT_DNS if endpoints else cluster_pb2.Cluster.LOGICAL_DNS
     cluster.dns_lookup_family = _LOOKUPS[plan.ip_preference]
-    cluster.load_assignment.CopyFrom(_assignment(plan.name, _absolute(dns.hostname), port))
+    cluster.load_assignment.CopyFrom(assignment(plan.name, ((_absolute(dns.hostname), port),)))
 
 
 def _absolute(hostname: str) -> str:
@@ -106,27 +135,22 @@ def _absolute(hostname: str) -> str:
     return f"{hostname}." if "." in hostname and not hostname.endswith(".") else hostname
 
 
-@functools.lru_cache(maxsize=4096)
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-@functools.lru_cache(maxsize=8192)
-def _assignment(name: str, host: str, port: int) -> Any:
-    socket = address_pb2.SocketAddress(address=host, port_value=port)
-    endpoint = endpoint_components_pb2.Endpoint(address=address_pb2.Address(socket_address=socket))
-    return endpoint_pb2.ClusterLoadAssignment(
-        cluster_name=name,
-        endpoints=[
-            endpoint_components_pb2.LocalityLbEndpoints(
-                lb_endpoints=[endpoint_components_pb2.LbEndpoint(endpoint=endpoint)]
-            )
-        ],
+def anywhere(name: str) -> Any:
+    """Return the cluster that leads where an intercepted connection was going, in the protocol that it speaks."""
+    cluster = cluster_pb2.Cluster(
+        name=name,
+        type=cluster_pb2.Cluster.ORIGINAL_DST,
+        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
+        connect_timeout=milliseconds(_NODE_CONNECT_MS),
+        circuit_breakers=_breakers(()),
     )
+    cluster.typed_extension_protocol_options[_PROTOCOL_OPTIONS].CopyFrom(_as_downstream())
+    return cluster
+
+
+def limits(pool: OneOf | None) -> Limits:
+    """Return what a connection pool limits."""
+    return () if pool is None else tuple(getattr(pool, pool.chosen).model_dump().items())
 
 
 @functools.lru_cache(maxsize=1024)
@@ -137,16 +161,15 @@ def _metadata(drain: str) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _breakers(pool: ConnectionPool | None) -> Any:
+def _breakers(limited: Limits) -> Any:
     """Return the limits of a pool; what it does not limit is unlimited, as App Mesh wrote it since 2020."""
-    limits = {"max_connections": _UNLIMITED, "max_pending_requests": _UNLIMITED, "max_requests": _UNLIMITED}
-    if pool is not None:
-        limits.update(getattr(pool, pool.chosen).model_dump())
+    every = {"max_connections": _UNLIMITED, "max_pending_requests": _UNLIMITED, "max_requests": _UNLIMITED}
+    every.update(limited)
     return circuit_breaker_pb2.CircuitBreakers(
         thresholds=[
             circuit_breaker_pb2.CircuitBreakers.Thresholds(
                 max_retries=UInt32Value(value=_UNLIMITED),
-                **{field: UInt32Value(value=min(limit, _UNLIMITED)) for field, limit in limits.items()},
+                **{field: UInt32Value(value=min(limit, _UNLIMITED)) for field, limit in every.items()},
             )
         ]
     )
@@ -163,6 +186,15 @@ def _http2() -> Any:
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions()
     )
     return packed(http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=explicit))
+
+
+@functools.cache
+def _as_downstream() -> Any:
+    either = http_protocol_options_pb2.HttpProtocolOptions.UseDownstreamHttpConfig(
+        http_protocol_options=protocol_pb2.Http1ProtocolOptions(),
+        http2_protocol_options=protocol_pb2.Http2ProtocolOptions(),
+    )
+    return packed(http_protocol_options_pb2.HttpProtocolOptions(use_downstream_protocol_config=either))
 
 
 def _health_check(check: HealthCheck, hostname: str, port: int) -> Any:

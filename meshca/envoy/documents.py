@@ -39,6 +39,7 @@ _NESTED_TYPES = (
     "envoy.extensions.filters.network.http_connection_manager.v3",
     "envoy.extensions.filters.network.rbac.v3",
     "envoy.extensions.filters.network.tcp_proxy.v3",
+    "envoy.extensions.retry.host.previous_hosts.v3",
     "envoy.extensions.transport_sockets.tls.v3",
     "envoy.extensions.upstreams.http.v3",
 )
@@ -75,6 +76,7 @@ def static(resources: Sequence[Generated], start: Bootstrap) -> Document:
     """Return one complete configuration that runs without ADS; its secrets come from the socket by SDS."""
     rendered = render(resources)
     tables = {table["name"]: table for table in rendered["routes"]}
+    assignments = {one["cluster_name"]: one for one in rendered["endpoints"]}
     for part in _dicts(rendered):
         if "sds_config" in part:
             part["sds_config"] = {
@@ -84,6 +86,8 @@ def static(resources: Sequence[Generated], start: Bootstrap) -> Document:
             }
         if "rds" in part:
             part["route_config"] = tables[part.pop("rds")["route_config_name"]]
+        if part.pop("eds_cluster_config", None) is not None:
+            part.update(type="STATIC", load_assignment=assignments[part["name"]])
     document = _checked_bootstrap(
         {**_common(start), "static_resources": {"clusters": [_pipe_cluster(SDS_CLUSTER, start.socket_path)]}}
     )

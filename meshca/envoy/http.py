@@ -34,12 +34,18 @@ _MANAGER = http_connection_manager_pb2.HttpConnectionManager
 
 
 @functools.lru_cache(maxsize=1024)
-def ingress_filter(routes: str, *, mutual: bool, logging: Logging | None) -> Any:
-    """Return the network filter of an HTTP ingress; a mutual one checks each request's caller."""
+def ingress_filter(routes: str, *, mutual: bool, logging: Logging | None, edge: bool = False) -> Any:
+    """Return the network filter of an HTTP ingress; a mutual one checks each request's caller.
+
+    At the edge of the mesh the client's address is that of the connection, whatever a header says.
+    """
     manager = _manager("ingress", routes, logging)
+    if edge:
+        manager.use_remote_address.value = True
     if mutual:
         manager.forward_client_cert_details = _MANAGER.SANITIZE_SET
         manager.set_current_client_cert_details.uri = True
+        manager.set_current_client_cert_details.dns = True
         manager.http_filters.append(rbac.http_filter())
     return _filter(manager)
 

@@ -32,6 +32,9 @@ _SPIFFE_PREFIX = "spiffe://"
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_PORT = 65535
 _SNI_DIGITS = 32
+_SNI_SUFFIX = ".client.meshca"
+NO_SNI = "-" * _SNI_DIGITS + _SNI_SUFFIX
+"""As long as every SNI, and nobody's."""
 
 
 class SecretNameError(InvalidInputError):
@@ -133,7 +136,7 @@ def servers_name(service: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def sni_for(client: SpiffeId) -> str:
     """Return the SNI that selects this client's own filter chain; a host name, whatever the ID's length."""
-    return f"{hashlib.sha256(str(client).encode()).hexdigest()[:_SNI_DIGITS]}.client.meshca"
+    return f"{hashlib.sha256(str(client).encode()).hexdigest()[:_SNI_DIGITS]}{_SNI_SUFFIX}"
 
 
 def identity_scope(identity: SpiffeId) -> str:
@@ -141,9 +144,9 @@ def identity_scope(identity: SpiffeId) -> str:
     return f"identity:{identity}"
 
 
-def listener_scope(server: SpiffeId) -> str:
+def listener_scope(server: SpiffeId, port: int) -> str:
     """Return the drain scope of a server's listener: raised where its admitted clients become fewer."""
-    return f"listener:{server}"
+    return f"listener:{server}|{port}"
 
 
 def backend_scope(client: SpiffeId, service: str) -> str:
@@ -179,6 +182,11 @@ def ingress_cluster(mesh: str, node: str, protocol: str, port: int) -> str:
 def egress_cluster(mesh: str, node: str, protocol: str, port: int) -> str:
     """Return App Mesh's name of the cluster that leads to another node."""
     return f"cds_egress_{mesh}_{node}_{protocol}_{port}"
+
+
+def anywhere_cluster(mesh: str) -> str:
+    """Return App Mesh's name of the cluster that leads where an intercepted connection was going (ALLOW_ALL)."""
+    return f"cds_egress_{mesh}_mesh-allow-all"
 
 
 _FIXED: dict[str, SecretName] = {

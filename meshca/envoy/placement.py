@@ -1,4 +1,4 @@
-"""Where one Envoy listens: what its operator chose with `envoy bootstrap --ingress --egress`, told in node.metadata.
+"""Where one Envoy listens: what its operator chose with `envoy bootstrap`, told in node.metadata.
 
 Rules kept here:
 - Addresses are IP literals: Envoy binds no host names.
@@ -20,6 +20,8 @@ METADATA_KEY = "meshca"
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_PORT = 65535
 _MAX_TEXT = 64
+_INTERCEPTED = "intercepted"
+_KEYS = ("ingress", "egress", "app", _INTERCEPTED)
 
 
 class PlacementError(InvalidInputError):
@@ -34,13 +36,17 @@ class Placement:
     ingress_port: int | None = None
     egress_host: str = "127.0.0.1"
     app_host: str = "127.0.0.1"
+    intercepted: bool = False
+    """Whether the kernel sends all traffic here (iptables REDIRECT), as App Mesh's images had it."""
 
     @classmethod
-    def parse(cls, ingress: str | None = None, egress: str | None = None, app: str | None = None) -> Placement:
-        """Return the placement for ``HOST[:PORT]``, ``HOST`` and ``HOST`` as an operator writes them.
+    def parse(
+        cls, ingress: str | None = None, egress: str | None = None, app: str | None = None, intercepted: str = "no"
+    ) -> Placement:
+        """Return the placement for ``HOST[:PORT]``, ``HOST``, ``HOST`` and ``yes`` as an operator writes them.
 
         Raises:
-            PlacementError: one of them is no IP literal, or the port is out of range.
+            PlacementError: one of them is no IP literal, the port is out of range, or it says neither yes nor no.
         """
         default = cls()
         host, port = (default.ingress_host, None) if ingress is None else _host_and_port(ingress)
@@ -49,13 +55,15 @@ class Placement:
             port,
             default.egress_host if egress is None else _ip(egress, "egress"),
             default.app_host if app is None else _ip(app, "app"),
+            _yes_or_no(intercepted),
         )
 
     def metadata(self) -> dict[str, dict[str, str]]:
         """Return the node.metadata that says the same; `placement_of` reads it back."""
         host = f"[{self.ingress_host}]" if ":" in self.ingress_host else self.ingress_host
         ingress = host if self.ingress_port is None else f"{host}:{self.ingress_port}"
-        return {METADATA_KEY: {"ingress": ingress, "egress": self.egress_host, "app": self.app_host}}
+        intercepted = {_INTERCEPTED: "yes"} if self.intercepted else {}
+        return {METADATA_KEY: {"ingress": ingress, "egress": self.egress_host, "app": self.app_host, **intercepted}}
 
     def warnings(self) -> tuple[str, ...]:
         """Return what an operator should know before using this placement."""
@@ -75,9 +83,9 @@ def placement_of(metadata: Mapping[str, object]) -> Placement:
         return Placement()
     if not isinstance(told, Mapping):
         raise PlacementError("is not an object", field=f"node.metadata.{METADATA_KEY}", value=str(told)[:_MAX_TEXT])
-    if unknown := sorted(str(key) for key in told.keys() - {"ingress", "egress", "app"}):
+    if unknown := sorted(str(key) for key in told.keys() - set(_KEYS)):
         raise PlacementError(
-            "unknown key", field=f"node.metadata.{METADATA_KEY}", value=unknown[0], remedy="ingress, egress, app"
+            "unknown key", field=f"node.metadata.{METADATA_KEY}", value=unknown[0], remedy=", ".join(_KEYS)
         )
     return Placement.parse(**{str(key): _text(str(key), value) for key, value in told.items()})
 
@@ -121,3 +129,9 @@ def _port(text: str) -> int:
     if not _PORT.fullmatch(text) or int(text) > _MAX_PORT:
         raise PlacementError("the port is a number from 1 to 65535", field="ingress", value=text)
     return int(text)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in {"yes", "no"}:
+        raise PlacementError("is neither yes nor no", field=_INTERCEPTED, value=text)
+    return text == "yes"

@@ -53,7 +53,7 @@ def _rules(clients: Collection[SpiffeId]) -> Any:
         rules.policies[_POLICY].CopyFrom(
             rbac_pb2.Policy(
                 permissions=[rbac_pb2.Permission(any=True)],
-                principals=[_principal(str(client)) for client in sorted(clients)],
+                principals=[_principal(uri) for uri in sorted(map(str, clients))],
             )
         )
     return rules

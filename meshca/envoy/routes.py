@@ -2,22 +2,22 @@
 
 Rules kept here:
 - A request has 15 s where nothing is said, at the client and at the server alike; an idle stream 300 s; 0 disables.
-- Where a route has no retry policy, App Mesh's invisible one holds: twice, on 503, gRPC unavailable, refused or reset.
+- A table or virtual host is joined from the bytes of its parts, which callers of the same services share.
 - Weights are relative. Where all of them are 0, and where a service has no provider, the answer is 503: Envoy refuses
   a total of 0.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.duration_pb2 import Duration as WireDuration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from meshca.envoy.resources import milliseconds
+from meshca.envoy import matches, wire
+from meshca.envoy.resources import ROUTES, Generated, milliseconds, serialised
 from meshca.mesh.spec.transport import Duration, RequestTimeout
 
 DEFAULT_REQUEST_MS = 15_000
@@ -25,8 +25,7 @@ DEFAULT_IDLE_MS = 300_000
 
 _ACTION = route_components_pb2.RouteAction
 _UNAVAILABLE = 503
-_DEFAULT_RETRIES = 2
-_DEFAULT_RETRY_ON = "connect-failure,refused-stream,reset,retriable-status-codes,unavailable"
+_TABLE_NAME, _TABLE_HOSTS = 1, 2  # fields of envoy.config.route.v3.RouteConfiguration
 
 
 class Share(NamedTuple):
@@ -36,9 +35,12 @@ class Share(NamedTuple):
     weight: int
 
 
-def table(name: str, hosts: Sequence[Any]) -> Any:
-    """Return a route table."""
-    return route_pb2.RouteConfiguration(name=name, virtual_hosts=hosts)
+def table(name: str, hosts: Sequence[bytes], rest: Any = None) -> Generated:
+    """Return a route table; ``rest`` is a table that says all but name and hosts."""
+    parts = [wire.message(_TABLE_NAME, name.encode()), *(wire.message(_TABLE_HOSTS, host) for host in hosts)]
+    if rest is not None:
+        parts.append(serialised(rest))
+    return Generated(ROUTES, name, b"".join(parts))
 
 
 def host(name: str, domains: Sequence[str], routes: Sequence[Any]) -> Any:
@@ -48,38 +50,34 @@ def host(name: str, domains: Sequence[str], routes: Sequence[Any]) -> Any:
 
 def everything() -> Any:
     """Return the match of every request."""
-    return route_components_pb2.RouteMatch(prefix="/")
-
-
-def match(prefix: str, *, grpc: bool) -> Any:
-    """Return the match of a path prefix; of gRPC calls alone where asked for."""
-    matched = route_components_pb2.RouteMatch(prefix=prefix)
-    if grpc:
-        matched.grpc.SetInParent()
-    return matched
+    return matches.message(matches.EVERYTHING)
 
 
 def unavailable(matched: Any) -> Any:
     """Return a route that answers 503."""
+    return answer(matched, _UNAVAILABLE)
+
+
+def answer(matched: Any, status: int) -> Any:
+    """Return a route that answers by itself."""
     return route_components_pb2.Route(
-        match=matched, direct_response=route_components_pb2.DirectResponseAction(status=_UNAVAILABLE)
+        match=matched, direct_response=route_components_pb2.DirectResponseAction(status=status)
     )
 
 
-def forward(matched: Any, shares: Sequence[Share], timeout: RequestTimeout | None, *, retry: bool) -> Any:
+def forward(matched: Any, shares: Sequence[Share], timeout: RequestTimeout | None, retry: Any = None) -> Any:
     """Return a route to clusters by weight; without any weight it answers 503."""
     if not any(share.weight for share in shares):
         return unavailable(matched)
     action = _ACTION(
         timeout=limit(timeout.per_request if timeout else None, DEFAULT_REQUEST_MS),
         idle_timeout=limit(timeout.idle if timeout else None, DEFAULT_IDLE_MS),
+        retry_policy=retry,
     )
     if len(shares) == 1:
         action.cluster = shares[0].cluster
     else:
         action.weighted_clusters.CopyFrom(_weighted(shares))
-    if retry:
-        action.retry_policy.CopyFrom(_default_retry())
     return route_components_pb2.Route(match=matched, route=action)
 
 
@@ -96,13 +94,4 @@ def _weighted(shares: Sequence[Share]) -> Any:
             )
             for share in shares
         ]
-    )
-
-
-@functools.cache
-def _default_retry() -> Any:
-    return route_components_pb2.RetryPolicy(
-        retry_on=_DEFAULT_RETRY_ON,
-        num_retries=UInt32Value(value=_DEFAULT_RETRIES),
-        retriable_status_codes=[_UNAVAILABLE],
     )

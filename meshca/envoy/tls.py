@@ -18,13 +18,21 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import BoolValue
 
+from meshca.envoy import wire
 from meshca.envoy.names import DEFAULT
-from meshca.envoy.resources import packed
+from meshca.envoy.resources import packed, serialised
 
 TRANSPORT_SOCKET = "envoy.transport_sockets.tls"
 
 HTTP1 = "http/1.1"
 HTTP2 = "h2"
+
+# Field numbers of TransportSocket, Any and UpstreamTlsContext.
+_SOCKET_NAME, _TYPED_CONFIG = 1, 3
+_ANY_TYPE, _ANY_VALUE = 1, 2
+_UPSTREAM_COMMON, _UPSTREAM_SNI = 1, 2
+_UPSTREAM_HEAD = wire.message(_SOCKET_NAME, TRANSPORT_SOCKET.encode())
+_UPSTREAM_TYPE = wire.message(_ANY_TYPE, packed(tls_pb2.UpstreamTlsContext()).type_url.encode())
 
 _OFFERED = {"http": (HTTP1,), "http2": (HTTP2,), "grpc": (HTTP2,), "tcp": ()}
 _ACCEPTED = {"http": (HTTP2, HTTP1), "http2": (HTTP2,), "grpc": (HTTP2,), "tcp": ()}
@@ -53,10 +61,18 @@ def downstream(protocol: str, context_name: str | None) -> Any:
     return base_pb2.TransportSocket(name=TRANSPORT_SOCKET, typed_config=packed(context))
 
 
-def upstream(protocol: str, context_name: str, sni: str) -> Any:
-    """Return the transport socket of a cluster; it validates the server and offers the node's own certificate."""
-    context = tls_pb2.UpstreamTlsContext(common_tls_context=_common(_OFFERED[protocol], context_name), sni=sni)
-    return base_pb2.TransportSocket(name=TRANSPORT_SOCKET, typed_config=packed(context))
+def upstream(protocol: str, context_name: str, sni: str) -> bytes:
+    """Return the transport socket of a cluster; it validates the server and offers the node's own certificate.
+
+    In its wire form, for it is each caller's own: only the SNI differs between callers of one service.
+    """
+    context = _upstream_common(protocol, context_name) + wire.message(_UPSTREAM_SNI, sni.encode())
+    return _UPSTREAM_HEAD + wire.message(_TYPED_CONFIG, _UPSTREAM_TYPE + wire.message(_ANY_VALUE, context))
+
+
+@functools.lru_cache(maxsize=8192)
+def _upstream_common(protocol: str, context_name: str) -> bytes:
+    return wire.message(_UPSTREAM_COMMON, serialised(_common(_OFFERED[protocol], context_name)))
 
 
 @functools.lru_cache(maxsize=8192)

@@ -19,7 +19,6 @@ from meshca.mesh.forest import MeshSet
 from meshca.mesh.identity import identities
 from meshca.mesh.model import MeshObject, ObjectKey
 from meshca.mesh.notes import notes
-from meshca.mesh.notgenerated import not_generated
 from meshca.mesh.render import canonical_json
 from meshca.mesh.source import parse_envelope
 from meshca.policy.admission import Policy
@@ -112,7 +111,7 @@ APPLY, DELETE = audit.APPLY, audit.DELETE
 
 def _drained(policy: PolicyDifference) -> set[str]:
     """Return the drain scopes of what is narrowed: open connections of these must end (design §7)."""
-    listeners = {listener_scope(permission.server) for permission in policy.narrowed}
+    listeners = {listener_scope(permission.server, permission.port) for permission in policy.narrowed}
     return listeners | {backend_scope(found.client, found.service) for found in policy.narrowed_backends}
 
 
@@ -120,7 +119,7 @@ def _warnings(state: MeshState, applied: Sequence[MeshObject]) -> tuple[str, ...
     keys = {str(item.key) for item in applied}
     findings: list[Finding] = [*state.mesh_set.findings, *state.identities.findings, *state.policy.findings]
     found = [finding for finding in findings if finding.object in keys or not finding.object]
-    found += [finding for item in applied for finding in (*notes(item), *not_generated(item))]
+    found += [finding for item in applied for finding in notes(item)]
     return tuple(dict.fromkeys(str(finding) for finding in found))
 
 

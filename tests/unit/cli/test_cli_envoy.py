@@ -35,6 +35,11 @@ def test_bootstrap_is_a_file_for_envoy_and_says_how_to_start_it(shell: Shell, fo
     assert "--drain-time-s 1 --drain-strategy immediate" in command
 
 
+def test_bootstrap_says_that_the_kernel_intercepts(shell: Shell) -> None:
+    document = json.loads(shell.run("envoy", "bootstrap", "front", "--intercepted", "-o", "json").stdout)
+    assert document["node"]["metadata"]["meshca"]["intercepted"] == "yes"
+
+
 def test_egress_beyond_loopback_is_warned_about(shell: Shell) -> None:
     assert "egress on 10.0.0.1" in shell.run("envoy", "bootstrap", "front", "--egress", "10.0.0.1").stderr
     assert "is not an IP address" in shell.run("envoy", "bootstrap", "front", "--ingress", "host", code=1).stderr

@@ -11,8 +11,7 @@ from fakes.delivery_world import MESH, SHOP, Hall, entry, mesh_state, node_id, s
 from meshca.attest.process import AttestationError
 from meshca.delivery.callers import NotEntitledError, Undecided
 from meshca.delivery.view import LiveView
-from meshca.envoy.generator import NotGeneratedError
-from meshca.errors import InvalidInputError, RefusedError, UnauthenticatedError, UnavailableError
+from meshca.errors import ConflictError, InvalidInputError, RefusedError, UnauthenticatedError, UnavailableError
 from meshca.xds.resource import CDS, LDS, SDS, Resource
 from meshca.xds.source import NodeInfo
 
@@ -276,13 +275,13 @@ async def test_a_node_that_leaves_the_mesh_loses_its_stream() -> None:
         await view.next_change()
 
 
-async def test_what_cannot_be_generated_is_an_error_that_names_the_field_and_secrets_go_on() -> None:
+async def test_what_cannot_be_generated_is_an_error_that_names_the_node_and_secrets_go_on() -> None:
     node = virtual_node("front")
-    node["spec"]["serviceDiscovery"] = {"awsCloudMap": {"namespaceName": "n", "serviceName": "s"}}
-    node["spec"]["listeners"][0]["tls"]["mode"] = "PERMISSIVE"
+    node["spec"]["listeners"].append({"portMapping": {"port": 1, "protocol": "http"}})
     hall = Hall(node, entitled=["front"])
-    view = await hall.open("front", dedicated=False)
-    with pytest.raises(NotGeneratedError, match="awsCloudMap"):
+    told = NodeInfo(node_id("front"), metadata={"meshca": {"ingress": "127.0.0.1:15000"}})
+    view = await hall.desk.open("us", told, dedicated=False)
+    with pytest.raises(ConflictError, match="virtualNode/front"):
         await view.fetch(LDS, None, {})
     assert set(await fetched(view, "default", "clients")) == {"default", "clients"}
 

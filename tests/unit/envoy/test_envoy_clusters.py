@@ -34,7 +34,7 @@ def _listener(protocol: str, **parts: Any) -> Listener:
 
 
 def _to_node(listener: Listener, hostname: str = "blue.apps.local") -> Any:
-    return clusters.node_cluster(NodeCluster("c", listener, DnsDiscovery(hostname=hostname), None, "0", None))
+    return clusters.node_cluster(NodeCluster("c", listener, DnsDiscovery(hostname=hostname), hostname, None, "0"))
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_clients_on_one_machine_find_the_same_tcp_service_at_different_addresses
         ({"hostname": "localhost"}, "LOGICAL_DNS", "localhost"),
         ({"hostname": "127.0.0.9"}, "STATIC", "127.0.0.9"),
         ({"hostname": "::1"}, "STATIC", "::1"),
-        (None, "STATIC", None),
+        (None, "EDS", None),
     ],
 )
 def test_discovery_decides_the_kind_of_cluster(dns: dict[str, str] | None, kind: str, address: str | None) -> None:

@@ -89,7 +89,7 @@ def test_raising_a_clients_epoch_renames_its_chain_and_the_default_one_alone() -
 
 def test_raising_the_listeners_epoch_renames_the_default_chain_alone() -> None:
     before = _listener(_mesh()).filter_chains
-    after = _listener(_mesh(epochs={names.listener_scope(node_id("blue")): 1})).filter_chains
+    after = _listener(_mesh(epochs={names.listener_scope(node_id("blue"), 9080): 1})).filter_chains
     assert [one == two for one, two in zip(before, after, strict=True)] == [True, True, False]
 
 

@@ -56,3 +56,11 @@ def test_without_metadata_the_defaults_hold() -> None:
 def test_an_egress_that_others_reach_is_warned_about() -> None:
     assert Placement.parse(egress="127.0.0.9").warnings() == ()
     assert "identity" in Placement.parse(egress="0.0.0.0").warnings()[0]
+
+
+def test_interception_is_told_like_the_rest() -> None:
+    placement = Placement.parse(intercepted="yes")
+    assert placement.metadata()["meshca"]["intercepted"] == "yes"
+    assert placement_of(placement.metadata()) == placement
+    with pytest.raises(PlacementError, match="intercepted: is neither yes nor no"):
+        placement_of({"meshca": {"intercepted": "true"}})
