@@ -6,23 +6,16 @@ the judges of what is sent, this only says who is to be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from meshca.delivery.snapshot import MeshState, Snapshot
-from meshca.mesh.model import (
-    GATEWAY_ROUTE,
-    MESH,
-    ROUTE,
-    VIRTUAL_GATEWAY,
-    VIRTUAL_NODE,
-    VIRTUAL_ROUTER,
-    ObjectKey,
-    VirtualService,
-)
+from meshca.mesh.links import changed_keys
+from meshca.mesh.model import GATEWAY_ROUTE, MESH, VIRTUAL_GATEWAY, ObjectKey
+from meshca.policy.admission import Sides
+from meshca.policy.reach import callers_of, services_through
 from meshca.spiffe.id import SpiffeId
 
-_ROUTING = (VIRTUAL_ROUTER, ROUTE)
 _IDENTITY, _LISTENER, _BACKEND = "identity:", "listener:", "backend:"
 
 
@@ -92,45 +85,32 @@ def _admissions(mesh: MeshState) -> Iterator[tuple[ObjectKey, int | str, frozens
 
 def _of_objects(old: MeshState, new: MeshState) -> set[ObjectKey]:
     """Return the nodes that reach a changed object, before or after, and those whose peers differ."""
-    changed = _changed(old, new)
+    changed = changed_keys(old.mesh_set.objects, new.mesh_set.objects) if old.mesh_set is not new.mesh_set else ()
     if not changed:
         return set()
-    before = {(key, what): ids for key, what, ids in _admissions(old)}
-    after = {(key, what): ids for key, what, ids in _admissions(new)}
-    found = {pair[0] for pair in before.keys() | after.keys() if before.get(pair) != after.get(pair)}
-    return found | _reaching(changed, old) | _reaching(changed, new)
+    return _differing(old, new) | _reaching(changed, old) | _reaching(changed, new)
 
 
-def _changed(old: MeshState, new: MeshState) -> set[ObjectKey]:
-    before, after = old.mesh_set.objects, new.mesh_set.objects
-    if old.mesh_set is new.mesh_set:
-        return set()
-    found = {key for key, item in after.items() if before.get(key) is not item and before.get(key) != item}
-    return found | (before.keys() - after.keys())
+def _differing(old: MeshState, new: MeshState) -> set[ObjectKey]:
+    """Return the nodes whose peers differ; policies made from each other share what is the same."""
+    before, after = old.policy.sides, new.policy.sides
+    found = {key for key in before.keys() | after.keys() if before.get(key) is not after.get(key)}
+    return {key for key in found if _peers(before.get(key)) != _peers(after.get(key))}
 
 
-def _reaching(changed: set[ObjectKey], mesh: MeshState) -> set[ObjectKey]:
+def _peers(sides: Sides | None) -> tuple[dict[int, frozenset[SpiffeId]], dict[str, frozenset[SpiffeId]]]:
+    if sides is None:
+        return {}, {}
+    listeners = {port: admission.ids for port, admission in sides.listeners.items()}
+    backends = {service: admission.ids for service, admission in sides.backends.items()}
+    return listeners, backends
+
+
+def _reaching(changed: Collection[ObjectKey], mesh: MeshState) -> set[ObjectKey]:
     """Return the nodes whose resources say something of the changed objects, found by walking backwards."""
-    callers, services = mesh.identities.ids.keys(), _services_of(changed, mesh)
-    meshes = {key.mesh for key in changed if key.kind == MESH}
-    found = {key for key in callers if key in changed or key.mesh in meshes}
+    found = {key for key in changed if key in mesh.identities.ids}
+    found |= callers_of(services_through(changed, mesh.mesh_set), mesh.mesh_set)
     found |= {ObjectKey(key.mesh, VIRTUAL_GATEWAY, "", key.parent) for key in changed if key.kind == GATEWAY_ROUTE}
-    return found | {key for key, service in mesh.policy.backends if (key.mesh, service) in services}
-
-
-def _services_of(changed: set[ObjectKey], mesh: MeshState) -> set[tuple[str, str]]:
-    """Return the services, by mesh and name, that are changed or lead through or to what is changed."""
-    routers = {(key.mesh, key.parent if key.kind == ROUTE else key.name) for key in changed if key.kind in _ROUTING}
-    nodes = {key for key in changed if key.kind == VIRTUAL_NODE}
-    return {
-        (service.mesh, service.name)
-        for service in mesh.mesh_set.services()
-        if service.key in changed
-        or ((router := _router_of(service)) and (service.mesh, router) in routers)
-        or (nodes and any(target.node.key in nodes for target in mesh.mesh_set.targets(service)))
-    }
-
-
-def _router_of(service: VirtualService) -> str:
-    provider = service.spec.provider
-    return provider.virtual_router.virtual_router_name if provider and provider.virtual_router else ""
+    if meshes := {key.mesh for key in changed if key.kind == MESH}:
+        found |= {key for key in mesh.identities.ids if key.mesh in meshes}
+    return found

@@ -6,7 +6,7 @@ audit record and the drain epochs of whatever it narrows; what cannot be judged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +16,8 @@ from meshca.delivery.snapshot import MeshState
 from meshca.envoy.names import backend_scope, listener_scope
 from meshca.mesh.findings import Finding
 from meshca.mesh.forest import MeshSet
-from meshca.mesh.identity import identities
+from meshca.mesh.identity import identities, identities_after
+from meshca.mesh.links import changed_keys
 from meshca.mesh.model import MeshObject, ObjectKey
 from meshca.mesh.notes import notes
 from meshca.mesh.notgenerated import not_generated
@@ -67,24 +68,34 @@ def judged(mesh_set: MeshSet, trust_domain: TrustDomain, revision: int) -> MeshS
     return MeshState(revision, mesh_set, found, Policy.of(mesh_set, found, trust_domain))
 
 
+def _judged_again(current: MeshState, mesh_set: MeshSet, touched: Collection[ObjectKey]) -> MeshState:
+    """Return the state of a mesh set that differs from the current one in these objects: the same as ``judged``.
+
+    Raises:
+        SpecError: A node names an identity that it may not have.
+    """
+    known = identities_after(current.identities, current.mesh_set, mesh_set, touched)
+    return MeshState(current.revision, mesh_set, known, current.policy.after(mesh_set, known, touched))
+
+
 def load(stored: StoredMeshes, trust_domain: TrustDomain) -> MeshState:
     """Return the state that is stored."""
     mesh_set = MeshSet(parse_envelopes([item.spec for item in stored.objects], "stored object"))
+    _ = mesh_set.links  # now, so that the first apply does not wait for them
     return judged(mesh_set, trust_domain, stored.revision)
 
 
 def propose(current: MeshState, mesh_set: MeshSet, applied: Sequence[MeshObject]) -> Proposal:
     """Compare a next mesh set with the current state; ``applied`` are the objects that somebody sent."""
-    state = judged(mesh_set, current.identities.trust_domain, current.revision)
     before, after = current.mesh_set.objects, mesh_set.objects
-    both = sorted(before.keys() & after.keys())
-    changed = tuple(key for key in both if before[key] != after[key])
+    touched = changed_keys(before, after)
+    state = _judged_again(current, mesh_set, touched)
     return Proposal(
         state=state,
-        added=tuple(sorted(after.keys() - before.keys())),
-        changed=changed,
-        removed=tuple(sorted(before.keys() - after.keys())),
-        unchanged=tuple(sorted({item.key for item in applied} & set(both) - set(changed))),
+        added=tuple(sorted(touched - before.keys())),
+        changed=tuple(sorted(touched & before.keys() & after.keys())),
+        removed=tuple(sorted(touched - after.keys())),
+        unchanged=tuple(sorted({item.key for item in applied} - touched)),
         policy=diff(current.policy, state.policy),
         warnings=_warnings(state, applied),
     )
