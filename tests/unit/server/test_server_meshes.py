@@ -32,15 +32,17 @@ class Step(NamedTuple):
 @st.composite
 def steps(draw: st.DrawFn) -> list[Step]:
     found = []
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(draw(st.integers(1, 2))):
         others = draw(meshes())
-        applied = draw(st.lists(st.sampled_from(others), unique_by=lambda item: item.key, max_size=5))
-        removed = draw(st.none() | st.sampled_from([item.key for item in others]))
+        # Mostly one node: several changes at once tend to break a reference, and then there is nothing to compare.
+        of = [item for item in others if item.kind == "virtualNode"] if draw(st.booleans()) else others
+        applied = draw(st.lists(st.sampled_from(of), unique_by=lambda item: item.key, min_size=1, max_size=3))
+        removed = draw(st.none() | st.none() | st.sampled_from([item.key for item in others]))
         found.append(Step(tuple(applied), removed))
     return found
 
 
-@examples(60)
+@examples(120)
 @given(meshes(), steps())
 def test_a_change_comes_to_the_same_as_starting_from_scratch(first: tuple[MeshObject, ...], then: list[Step]) -> None:
     state = judged(mesh_set(*first), DOMAIN, 1)
