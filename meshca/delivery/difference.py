@@ -29,6 +29,7 @@ class Difference:
     suspended: frozenset[SpiffeId]  # newly
     resumed: frozenset[SpiffeId]
     thawed: bool  # certificates are issued again: whoever got none may have one now
+    revision: int  # the mesh revision that is new; 0: it is the same
 
 
 def difference(old: Snapshot, new: Snapshot) -> Difference:
@@ -38,6 +39,7 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
     nodes = _of_objects(old.mesh, new.mesh) | _of_identities(identities, new.mesh)
     nodes |= {key for scope in _scopes(old, new, _LISTENER) if (key := _node_of(scope, new.mesh))}
     nodes |= {key for scope in _scopes(old, new, _BACKEND) if (key := _node_of(scope.partition("|")[0], new.mesh))}
+    nodes |= _of_endpoints(old, new)
     return Difference(
         nodes=frozenset(nodes),
         trust=_anchors(old) != _anchors(new),
@@ -45,6 +47,7 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
         suspended=new.suspended - old.suspended,
         resumed=old.suspended - new.suspended,
         thawed=old.frozen is not None and new.frozen is None,
+        revision=new.mesh.revision if new.mesh.revision != old.mesh.revision else 0,
     )
 
 
@@ -52,6 +55,15 @@ def _anchors(snapshot: Snapshot) -> tuple[bytes, bytes, bool]:
     """Return what a validation context takes from trust."""
     trust = snapshot.trust
     return trust.bundle_pem, trust.crl_pem, trust.leaf_crl_only
+
+
+def _of_endpoints(old: Snapshot, new: Snapshot) -> set[ObjectKey]:
+    """Return who calls a node that is to be found elsewhere."""
+    if old.endpoints is new.endpoints:
+        return set()
+    every = old.endpoints.keys() | new.endpoints.keys()
+    moved = {key for key in every if old.endpoints.get(key) != new.endpoints.get(key)}
+    return callers_of(services_through(moved, new.mesh.mesh_set), new.mesh.mesh_set)
 
 
 def _scopes(old: Snapshot, new: Snapshot, prefix: str) -> Iterator[str]:

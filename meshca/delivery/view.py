@@ -6,6 +6,7 @@ Rules kept here:
 - A suspended caller's dedicated SDS stream ends; on ADS its stream stays, no leaf is sent, its contexts are nobody.
 - While issuance is frozen a leaf that there is none of stays away until it thaws; the stream and its contexts go on.
 - What would stop or open an Envoy is not sent: the resource stays away and an alarm goes out (design §5).
+- A mesh revision is followed by what it changed for this stream (progress.py).
 - A trust generation counts as in force once every context of the stream has been acknowledged under it.
 """
 
@@ -23,6 +24,8 @@ from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
 from meshca.delivery.naming import WantedLeaf, all_names, resolve
 from meshca.delivery.ports import Leaf
+from meshca.delivery.progress import Progress
+from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import secrets
 from meshca.envoy.names import SecretNameError
 from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
@@ -68,9 +71,11 @@ class LiveView:
         "_ended",
         "_memory",
         "_node_id",
+        "_old",
         "_placement",
         "_told",
         "in_force",
+        "progress",
     )
 
     def __init__(self, desk: Desk, caller: Caller, node: NodeInfo, *, dedicated: bool) -> None:
@@ -84,6 +89,8 @@ class LiveView:
         self._changes = Changes()
         self._ended: MeshcaError | None = None
         self._memory = _Memory()
+        self.progress = Progress()
+        self._old: Snapshot | None = None  # before the revision whose secrets have not been compared yet
         self.in_force = 0  # the trust generation that all contexts have acknowledged
 
     @property
@@ -107,6 +114,16 @@ class LiveView:
         return self._caller.process, self._node_id
 
     @property
+    def placement(self) -> Placement | None:
+        """Return where its Envoy listens, once it has asked for what depends on it."""
+        return self._placement
+
+    @property
+    def contexts(self) -> frozenset[str]:
+        """Return the names of the contexts it has been given."""
+        return frozenset(self._memory.contexts)
+
+    @property
     def owned(self) -> bool:
         """Whether its listeners and clusters are ours, so that open connections can be ended."""
         return not _OWNED.isdisjoint(self._memory.types)
@@ -125,13 +142,17 @@ class LiveView:
         self._memory.types.add(type_url)
         self._require_served()
         if type_url == SDS:
+            self._compare_secrets()
             found = await self._secrets(names, held)
             self._require_served()  # again, for leaves take their time
             return found
         _, node = self._caller.require_selected()
         placement = self._placement or placement_of({METADATA_KEY: self._told})
         self._placement = placement
-        made = self._desk.generated.get(node, placement, self._desk.snapshot).get(type_url, {})
+        by_type = self._desk.generated.get(node, placement, self._desk.snapshot)
+        if self.progress.made(by_type, self._memory.types, self._memory.contexts):
+            self._desk.progressed(self)
+        made = by_type.get(type_url, {})
         return Found(made if names is None else {name: made[name] for name in names if name in made})
 
     async def next_change(self) -> frozenset[str] | None:
@@ -140,6 +161,9 @@ class LiveView:
 
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
         """Note what the client has accepted."""
+        versions = {name: known.version for name in resources if (known := self._memory.contexts.get(name))}
+        if self.progress.acknowledged(type_url, resources, versions):
+            self._desk.progressed(self)
         if type_url != SDS:
             return
         for name, resource in resources.items():
@@ -159,6 +183,18 @@ class LiveView:
         digests = {resource.digest for resource in resources.values()}
         self._desk.rejections.add(self._rejecter, type_url, digests)
         self._desk.journal.rejected(self._rejecter, type_url, digests, message)
+        if self.progress.rejected(type_url, resources, (), message):
+            self._desk.progressed(self)
+
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        """Note what the client has given up."""
+        if self.progress.dropped(type_url, names):
+            self._desk.progressed(self)
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        """Note what the client was to give up and has not."""
+        if self.progress.rejected(type_url, (), names, message):
+            self._desk.progressed(self)
 
     def nacked_content(self, type_url: str) -> frozenset[str]:
         """Return what this node has rejected, on this stream or before."""
@@ -191,10 +227,13 @@ class LiveView:
         """Look at secrets again."""
         self._changes.mark((SDS,))
 
-    def moved(self, change: Difference) -> None:
+    def moved(self, change: Difference, old: Snapshot) -> None:
         """Look again at what a new snapshot may have changed for this stream."""
         if change.callers and not self._recognised_again():
             return
+        if change.revision and self._caller.node in change.nodes:
+            self._old = self._old or old
+            self.progress.begin(change.revision, self._memory.types)
         mine = self._caller.entitled
         if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
             self._changes.mark(None)
@@ -233,6 +272,22 @@ class LiveView:
             raise self._ended
         if self._dedicated and self._caller.selected in self._desk.snapshot.suspended:
             raise NotEntitledError("the identity is suspended", value=self.spiffe_id, remedy="see meshca resume")
+
+    def _compare_secrets(self) -> None:
+        """Tell which of the secrets given out a mesh revision has changed; trust and leaves are other matters."""
+        old, self._old = self._old, None
+        if old is None:
+            return
+        now = self._desk.snapshot
+        changed = {name for name in self._memory.contexts if not self._stands_for_the_same(name, old, now)}
+        if self.progress.secrets(changed):
+            self._desk.progressed(self)
+
+    def _stands_for_the_same(self, name: str, old: Snapshot, now: Snapshot) -> bool:
+        try:
+            return resolve(name, self._caller, old) == resolve(name, self._caller, now)
+        except MeshcaError:
+            return True  # refused now, or then: nothing of it is sent
 
     async def _secrets(self, names: frozenset[str] | None, held: Mapping[str, str]) -> Found:
         asked = all_names(self._caller, self._desk.snapshot) if names is None else names

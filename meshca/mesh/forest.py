@@ -116,7 +116,7 @@ class MeshSet:
             keys, meshes = {item.key for item in applied}, {item.mesh for item in applied}
             changes = {key: None for key in self._objects if key.mesh in meshes and key not in keys}
         changes |= {item.key: item for item in applied if self._objects.get(item.key) != item}
-        return self._with(changes)
+        return self.changed(changes)
 
     def without(self, key: ObjectKey) -> MeshSet:
         """Return the set without one object.
@@ -126,9 +126,14 @@ class MeshSet:
             SpecError: something still leads to it.
         """
         self.get(key)
-        return self._with({key: None})
+        return self.changed({key: None})
 
-    def _with(self, changes: Changes) -> MeshSet:
+    def changed(self, changes: Changes) -> MeshSet:
+        """Return the set with these objects as they are to be; None removes one.
+
+        Raises:
+            SpecError: the result would not be whole.
+        """
         if not changes:
             return self
         objects = {key: item for key, item in self._objects.items() if changes.get(key, item) is not None}

@@ -6,14 +6,16 @@ audit record and the drain epochs of whatever it narrows; what cannot be judged 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from meshca.authority import audit
 from meshca.authority.audit import OK, AuditEntry
-from meshca.delivery.snapshot import MeshState
+from meshca.delivery.snapshot import MeshState, Snapshot
 from meshca.envoy.names import backend_scope, listener_scope
+from meshca.envoy.snapshot import Endpoint
 from meshca.mesh.findings import Finding
 from meshca.mesh.forest import MeshSet
 from meshca.mesh.identity import identities, identities_after
@@ -114,14 +116,34 @@ def change_of(proposal: Proposal, action: str, actor: str, at: datetime) -> Mesh
         actor=actor,
         summary=summary,
         audit=[AuditEntry(action, f"mesh {subject}", OK, summary, actor)],
-        bumps=sorted(_drained(proposal.policy)),
+        bumps=sorted(drained(proposal.policy)),
     )
 
 
-APPLY, DELETE = audit.APPLY, audit.DELETE
+APPLY, DELETE, ROLLBACK = audit.APPLY, audit.DELETE, audit.ROLLBACK
 
 
-def _drained(policy: PolicyDifference) -> set[str]:
+def undone(current: MeshState, replaced: Mapping[ObjectKey, str | None]) -> MeshSet:
+    """Return the mesh set as it was before the newest revision, which has replaced these objects."""
+    return current.mesh_set.changed(
+        {key: None if spec is None else parse_envelope(spec, f"replaced {key}") for key, spec in replaced.items()}
+    )
+
+
+def with_endpoints(snapshot: Snapshot, endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]]) -> Snapshot:
+    """Return the snapshot with nodes to be found there; the same where nothing differs."""
+    return snapshot if snapshot.endpoints == endpoints else replace(snapshot, endpoints=MappingProxyType({**endpoints}))
+
+
+def would_be(snapshot: Snapshot, proposal: Proposal) -> Snapshot:
+    """Return the snapshot that a proposal would make, with the revision that it would be."""
+    raised = {scope: snapshot.epochs.get(scope, 0) + 1 for scope in drained(proposal.policy)}
+    epochs = MappingProxyType({**snapshot.epochs, **raised}) if raised else snapshot.epochs
+    state = replace(proposal.state, revision=proposal.state.revision + 1)
+    return replace(snapshot, mesh=state, epochs=epochs)
+
+
+def drained(policy: PolicyDifference) -> set[str]:
     """Return the drain scopes of what is narrowed: open connections of these must end (design §7)."""
     listeners = {listener_scope(permission.server) for permission in policy.narrowed}
     return listeners | {backend_scope(found.client, found.service) for found in policy.narrowed_backends}

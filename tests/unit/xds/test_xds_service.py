@@ -68,6 +68,12 @@ class FakeView:
     async def next_change(self) -> frozenset[str] | None:
         return await self.changes.next()
 
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        self.gone.append((type_url, *sorted(names)))
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        self.stayed.append((type_url, *sorted(names), message))
+
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
         del type_url
         self.accepted.put_nowait(sorted(resources))

@@ -39,6 +39,8 @@ class FakeView:
     def __init__(self) -> None:
         self.changes = Changes()
         self.content: dict[tuple[str, str], Resource] = {}
+        self.gone: list[tuple[str, ...]] = []
+        self.stayed: list[tuple[str, ...]] = []
         self.accepted: list[tuple[str, str]] = []
         self.rejections: list[str] = []
         self.nacked: set[str] = set()
@@ -56,6 +58,12 @@ class FakeView:
 
     async def next_change(self) -> frozenset[str] | None:
         return await self.changes.next()
+
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        self.gone.append((type_url, *sorted(names)))
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        self.stayed.append((type_url, *sorted(names), message))
 
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
         self.accepted += [(SHORT[type_url], resource.body.decode()) for resource in resources.values()]
