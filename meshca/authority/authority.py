@@ -24,7 +24,7 @@ from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.ports import Ledger, Ports
 from meshca.authority.problems import Problems
 from meshca.authority.profiles import lives_in_force, profiles_in_force
-from meshca.authority.publishing import ACTOR, Publishing, listed_since
+from meshca.authority.publishing import ACTOR, Published, Publishing, listed_since
 from meshca.authority.records import CertificateFilter, CertificateRecord, Realm
 from meshca.authority.recovery import losses
 from meshca.authority.requests import Issued, IssueRequest, Refused
@@ -220,13 +220,16 @@ class Authority:
     def _publish(self, foreign: Mapping[str, Crl]) -> Trust:
         with self._one_publication:
             try:
-                trust = self._next_trust(foreign)
+                published = self._next_trust(foreign)
             except MeshcaError as error:
-                self._alarm(error)
+                self._alarm(error, "no trust published")
                 raise
-            self._problems.clear(_PUBLICATION)
-            self._adopt(trust)
-            return trust
+            if published.overdue is None:
+                self._problems.clear(_PUBLICATION)
+            else:
+                self._alarm(published.overdue, "the CRL of a root is overdue")
+            self._adopt(published.trust)
+            return published.trust
 
     def suspended(self) -> frozenset[SpiffeId]:
         """Return the suspended identities."""
@@ -254,7 +257,7 @@ class Authority:
         if trust.marks != before.marks:
             self._subscribers.emit(TrustChanged(trust, listed_since(before, trust)))
 
-    def _next_trust(self, foreign: Mapping[str, Crl]) -> Trust:
+    def _next_trust(self, foreign: Mapping[str, Crl]) -> Published:
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._publishing.next(self._trust, self._clock.now(), foreign)
@@ -262,10 +265,10 @@ class Authority:
                 _log.info("publication raced")
         return self._publishing.next(self._trust, self._clock.now(), foreign)
 
-    def _alarm(self, error: MeshcaError) -> None:
+    def _alarm(self, error: MeshcaError, what: str) -> None:
         problem = self._problems.put(_PUBLICATION, str(error), self._clock.now())
         if problem is not None:
-            _log.error("no trust published", reason=problem.reason, since=problem.since.isoformat())
+            _log.error(what, reason=problem.reason, since=problem.since.isoformat())
             self._record_failure(problem)
             self._subscribers.emit(TrustAlarm(problem))
 

@@ -2,12 +2,13 @@
 
 Rules: intents are committed before anything is signed; results are committed before anything is returned; one call of
 the ledger for all intents, one for all results; a request that fails, in whatever way, fails alone; a revocation or
-suspension or freeze that lands between intent and result wins, and the certificate is not released.
+suspension or freeze that lands between intent and result wins, and so does the end of the CA (removed, or tainted and
+replaced): the certificate is not released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,9 +30,8 @@ from meshca.authority.requests import (
 )
 from meshca.authority.trust import NoActiveAuthorityError, Trust
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
-from meshca.spiffe.id import TrustDomain
+from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.checked import Certificate, CheckedPlan, MisissueError, check_leaf, finish
-from meshca.x509.issuer import Issuer
 from meshca.x509.plan import LeafPlan, validity
 from meshca.x509.profiles import Profile
 from meshca.x509.serial import SERIAL_BYTES, new_serial, serial_hex
@@ -44,7 +44,7 @@ class SuspendedError(RefusedError):
 
 
 class RevokedBeforeReleaseError(RefusedError):
-    """The certificate was revoked, or issuance frozen, before it was released."""
+    """The certificate was revoked, its CA put out of office, or issuance frozen, before it was released."""
 
 
 class SigningFailedError(UnavailableError):
@@ -90,14 +90,15 @@ class Issuing:
     def _planned(self, request: IssueRequest, trust: Trust, now: datetime) -> _Slot:
         try:
             profile = self.profiles[profile_of(request.kind).name]
-            plan = self._plan(request, profile, trust.active, now)
+            plan = self._plan(request, profile, trust, now)
             return _Slot(request, plan, check_leaf(plan, profile, now))
         except MeshcaError as error:
             return _Slot(request, error=error)
 
-    def _plan(self, request: IssueRequest, profile: Profile, issuer: Issuer, now: datetime) -> LeafPlan:
+    def _plan(self, request: IssueRequest, profile: Profile, trust: Trust, now: datetime) -> LeafPlan:
         require_issuable(request.spiffe_id, request.kind, self.trust_domain)
-        if issuer.not_after <= now:
+        issuer, end = trust.active, trust.active_record.not_after  # which may be that of an upstream's CA above it
+        if end <= now:
             raise NoActiveAuthorityError("the active issuing CA has expired", value=issuer.id)
         if issuer.not_before > now:
             raise NoActiveAuthorityError(
@@ -112,7 +113,7 @@ class Issuing:
             spki=request.spki,
             serial=new_serial(self.entropy(SERIAL_BYTES)),
             not_before=valid.not_before,
-            not_after=valid.not_after,
+            not_after=min(valid.not_after, end),
             issuer=issuer,
             dns_names=request.dns_names,
         )
@@ -123,12 +124,27 @@ class Issuing:
             return
         intents = [_intent(slot, now) for slot in planned]
         recorded = self.ledger.record_intents(intents)
-        freeze = None if all(recorded) else self.ledger.frozen()
+        refuse = None if all(recorded) else self._refusal()
         for slot, intent, is_recorded in zip(planned, intents, recorded, strict=True):
-            if is_recorded:
+            if is_recorded or refuse is None:
                 slot.serial = intent.serial
             else:
-                slot.error = FrozenError(freeze) if freeze else _suspended(slot.request)
+                slot.error = refuse(intent)
+
+    def _refusal(self) -> Callable[[Intent], MeshcaError]:
+        """Return what says why the ledger did not take an intent."""
+        freeze, suspended = self.ledger.frozen(), self.ledger.suspended()
+
+        def refuse(intent: Intent) -> MeshcaError:
+            if freeze is not None:
+                return FrozenError(freeze)
+            if intent.spiffe_id in suspended:
+                return _suspended(intent.spiffe_id)
+            return NoActiveAuthorityError(
+                "the issuing CA has been replaced meanwhile", value=intent.issuer_id, remedy="ask again in a moment"
+            )
+
+        return refuse
 
     def _sign(self, slots: Sequence[_Slot], trust: Trust) -> None:
         for slot in slots:
@@ -185,15 +201,16 @@ def _withhold(recorded: Sequence[_Slot], released: Sequence[bool]) -> None:
     for slot, free in zip(recorded, released, strict=True):
         if not free and slot.error is None:
             slot.error = RevokedBeforeReleaseError(
-                "the certificate was revoked, or issuance frozen, before it was released",
+                "the certificate was revoked, its CA replaced, or issuance frozen, before it was released",
                 field="serial",
                 value=slot.serial,
             )
 
 
-def _suspended(request: IssueRequest) -> SuspendedError:
-    node = str(request.spiffe_id)
-    return SuspendedError("the identity is suspended", field="SPIFFE ID", value=node, remedy="see meshca resume")
+def _suspended(spiffe_id: SpiffeId) -> SuspendedError:
+    return SuspendedError(
+        "the identity is suspended", field="SPIFFE ID", value=str(spiffe_id), remedy="see meshca resume"
+    )
 
 
 def _entry(slot: _Slot) -> AuditEntry:

@@ -154,6 +154,15 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Reparent:
+    """A CA stands below another certificate of its signer's key: the signer was renewed."""
+
+    id: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrustChange:
     """What turns one trust generation into the next; moves are made in their order, before anything is added."""
 
@@ -161,6 +170,7 @@ class TrustChange:
     moved: tuple[Move, ...] = ()
     added: tuple[AuthorityRecord, ...] = ()
     crls: tuple[Crl, ...] = ()
+    reparented: tuple[Reparent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,15 +229,19 @@ class Ledger(Protocol):
         """Change CAs and CRLs and make the next trust generation of it, all or nothing.
 
         Raises:
-            ConflictError: The generation is not the next one, a CA is not in the state it is to leave or is known
-                already, another CA of its role has the state it is to have, or a CRL number is not higher.
+            ConflictError: The generation is not the next one, a CA is not in the state or below the CA that it is to
+                leave, or is known already, another CA of its role has the state it is to have, or a CRL number is not
+                higher; or a CA is added while issuance is frozen.
         """
 
     def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
         """Make the activation of a prepared CA due at this time; False, with nothing written, when it is already."""
 
     def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
-        """Mark the CAs that are in use as believed stolen; returns those that were not yet."""
+        """Mark the CAs that are in use as believed stolen; returns those that were not yet.
+
+        Of the entries those are written whose subject is one of these.
+        """
 
     def lapsed(self, at: datetime) -> int:
         """Return how many identities have had a certificate, if none of any of them is valid at this time; else 0."""
@@ -238,7 +252,8 @@ class Ledger(Protocol):
     def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
         """Write the intents as ``pending``; False for each whose identity is suspended, for all while frozen.
 
-        Both are checked by the same statement that inserts (INSERT … WHERE NOT EXISTS …).
+        False as well where the CA has been removed, or is tainted and ``old``. All of it is checked by the same
+        statement that inserts (INSERT … WHERE NOT EXISTS …).
         """
 
     def record_results(
@@ -246,7 +261,8 @@ class Ledger(Protocol):
     ) -> list[bool]:
         """Turn ``pending`` into ``issued`` or ``abandoned``; False for each that is no longer pending or was revoked.
 
-        While issuance is frozen nothing becomes ``issued``.
+        While issuance is frozen nothing becomes ``issued``, nor does what a CA has made that is removed, or tainted and
+        ``old``.
 
         ``results`` may be empty: then only the entries of ``audit([])`` are written.
         """

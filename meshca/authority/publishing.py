@@ -1,7 +1,9 @@
 """From what the ledger holds to the next trust.
 
 Rules: all CRLs that are due are built, the whole trust is checked with them, and only then is anything stored; what
-cannot be made or is unsound changes nothing. The trust generation grows by one with each change.
+cannot be made or is unsound changes nothing; save that leaves don't wait for a root: where its key does not sign now
+and its last CRL is still good, the others are published, and it is named. The trust generation grows by one with each
+change.
 """
 
 from __future__ import annotations
@@ -15,14 +17,22 @@ from meshca.authority import audit
 from meshca.authority.audit import AuditEntry
 from meshca.authority.certify import issuer_of
 from meshca.authority.crls import next_plan, serials_on, sign_crl, tainted_children, united
-from meshca.authority.ports import Keys, Ledger
-from meshca.authority.records import AuthorityRecord
-from meshca.authority.trust import Trust, build_trust, in_use
+from meshca.authority.ports import Keys, KeyUnavailableError, Ledger
+from meshca.authority.records import ROOT, AuthorityRecord
+from meshca.authority.trust import Trust, build_trust, ca_of, crl_faults, in_use
 from meshca.x509.crl import Crl
 from meshca.x509.serial import serial_hex
 
 ACTOR = "authority"
 _NONE: Mapping[str, Crl] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A sound trust, and why a root's CRL in it does not say all yet."""
+
+    trust: Trust
+    overdue: KeyUnavailableError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +50,31 @@ class Publishing:
         """
         return build_trust(self.ledger.generation(), self.ledger.authorities(), self.ledger.latest_crls(), at)
 
-    def next(self, current: Trust | None, at: datetime, foreign: Mapping[str, Crl] = _NONE) -> Trust:
-        """Return a sound trust that lists all that is revoked, having stored what is new in it.
+    def next(self, current: Trust | None, at: datetime, foreign: Mapping[str, Crl] = _NONE) -> Published:
+        """Return a sound trust that lists all revoked leaves, having stored what is new in it.
 
         ``foreign`` holds an upstream's CRLs that have just come. Before the first CA there is nothing that could be
         sound or unsound, and the empty trust is returned.
 
         Raises:
             UnsoundTrustError: Nothing was stored.
-            KeyUnavailableError: A CRL is due whose CA cannot sign now; nothing was stored.
+            KeyUnavailableError: A CRL is due whose CA cannot sign now, and not a root's alone; nothing was stored.
             ConflictError: Another process was faster; nothing was stored.
         """
         generation, known = self.ledger.generation(), self.ledger.authorities()
         records, latest = in_use(known, at), self.ledger.latest_crls()
-        fresh = {**self._fresh_crls(records, known, latest, at), **_newer(foreign, latest, records)}
+        made, overdue = self._fresh_crls(records, known, latest, at)
+        fresh = {**made, **_newer(foreign, latest, records)}
         trust = build_trust(generation, records, {**latest, **fresh}, at)
         if not known:
-            return trust
+            return Published(trust)
         if not fresh and not _set_changed(current, trust):
             trust.require_sound(at)
-            return trust
+            return Published(trust, overdue)
         trust = replace(trust, generation=generation + 1)
         trust.require_sound(at, after=latest)
         self.ledger.store_crls(list(fresh.values()), trust.generation, _entries(trust, list(fresh.values())))
-        return trust
+        return Published(trust, overdue)
 
     def _fresh_crls(
         self,
@@ -71,16 +82,22 @@ class Publishing:
         known: Sequence[AuthorityRecord],
         latest: Mapping[str, Crl],
         at: datetime,
-    ) -> dict[str, Crl]:
-        fresh = {}
+    ) -> tuple[dict[str, Crl], KeyUnavailableError | None]:
+        fresh, overdue = {}, None
         for record in records:
             if not record.is_ours:
                 continue  # its CRLs come from where its key is
             entries = united(self.ledger.revoked(record.id, at), tainted_children(record.id, known, at))
             plan = next_plan(issuer_of(record), latest.get(record.id), entries, at)
-            if plan is not None:
+            if plan is None:
+                continue
+            try:
                 fresh[record.id] = sign_crl(plan, self.keys.signer(record))
-        return fresh
+            except KeyUnavailableError as error:
+                if record.role != ROOT or crl_faults(ca_of(record), latest.get(record.id), None, at):
+                    raise
+                overdue = error
+        return fresh, overdue
 
 
 def listed_since(before: Trust | None, trust: Trust) -> frozenset[str]:

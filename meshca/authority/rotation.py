@@ -202,8 +202,10 @@ def _is_constrained(records: Iterable[AuthorityRecord]) -> bool:
 def after(change: TrustChange, records: Iterable[AuthorityRecord]) -> list[AuthorityRecord]:
     """Return the CAs as they are once a change has been made."""
     moves = {move.id: move for move in change.moved}
+    parents = {one.id: one.after for one in change.reparented}
     changed = [_moved(record, moves[record.id]) if record.id in moves else record for record in records]
-    return [*changed, *change.added]
+    below = [replace(record, parent_id=parents.get(record.id, record.parent_id)) for record in changed]
+    return [*below, *change.added]
 
 
 def _moved(record: AuthorityRecord, move: Move) -> AuthorityRecord:
@@ -226,7 +228,13 @@ def _activate(step: Activate, records: Sequence[AuthorityRecord], generation: in
 
 def with_chain(chain: UpstreamChain, crls: Iterable[Crl], generation: int) -> TrustChange:
     """Return the change that brings a chain into trust, with these CRLs, its issuing CA's own first one among them."""
-    return TrustChange(generation, moved=chain.returning, added=(*chain.above, chain.issuing), crls=tuple(crls))
+    return TrustChange(
+        generation,
+        moved=chain.returning,
+        added=(*chain.above, chain.issuing),
+        crls=tuple(crls),
+        reparented=chain.reparented,
+    )
 
 
 def certification(wish: CaWish, key: Signer) -> Certification:

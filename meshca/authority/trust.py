@@ -224,7 +224,7 @@ def _usable_foreign(cas: Iterable[CaCertificate], crls: Mapping[str, Crl], at: d
     """
     cas, found = list(cas), {}
     for ca in cas:
-        twins = [crls[twin.id] for twin in cas if _same_key(ca, twin) and twin.id in crls]
+        twins = [crls[twin.id] for twin in cas if same_key(ca, twin) and twin.id in crls]
         newest = max(twins, key=lambda crl: crl.number, default=None)
         if newest is None or newest.next_update <= at + FOREIGN_MARGIN or newest.this_update > at - BACKDATING:
             continue  # ending, or so young that an Envoy whose clock is behind would refuse every handshake
@@ -238,7 +238,8 @@ def _crl_pem(crls: Mapping[str, Crl]) -> bytes:
     return b"".join({crl.der: crl.pem for crl in crls.values()}.values())
 
 
-def _same_key(one: CaCertificate, other: CaCertificate) -> bool:
+def same_key(one: CaCertificate, other: CaCertificate) -> bool:
+    """Whether two are certificates of one CA, renewed say: what either has signed counts for both."""
     return (one.subject, one.spki) == (other.subject, other.spki)
 
 

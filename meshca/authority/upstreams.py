@@ -17,9 +17,9 @@ from cryptography import x509
 
 from meshca.authority.certify import CaWish
 from meshca.authority.crls import serials_on
-from meshca.authority.ports import CertifiedKey, Move
+from meshca.authority.ports import CertifiedKey, Move, Reparent
 from meshca.authority.records import INTERMEDIATE, ROOT, AuthorityRecord
-from meshca.authority.trust import ca_of, in_use
+from meshca.authority.trust import ca_of, in_use, same_key
 from meshca.errors import MeshcaError, UnavailableError
 from meshca.x509.crl import Crl
 from meshca.x509.foreign import Expected, ForeignChain, ForeignChainError, check_chain
@@ -98,11 +98,15 @@ class NoUpstream:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamChain:
-    """A new issuing CA, and those of the CAs above it that are new or come back; ``cas`` are all of the chain."""
+    """A new issuing CA, and those of the CAs above it that are new, come back or have a renewed CA above themselves.
+
+    ``cas`` are all of the chain.
+    """
 
     issuing: AuthorityRecord
     above: tuple[AuthorityRecord, ...]
     returning: tuple[Move, ...]
+    reparented: tuple[Reparent, ...]
     cas: tuple[CaCertificate, ...]
 
 
@@ -123,9 +127,9 @@ def accepted(ders: Sequence[bytes], wish: CaWish, key: CertifiedKey, known: Know
     ours = frozenset(ca_of(record).spki for record in known.records if record.is_ours)
     chain = check_chain(ders, Expected(key.spki, wish.trust_domain, wish.now, wish.least, ours))
     cas = (chain.issuing, *chain.above)
-    _require_unrevoked(cas, known.crls)
+    _require_unrevoked(cas, known)
     issuing, above, returning = _records(chain, wish, key, known.records)
-    return UpstreamChain(issuing, above, returning, cas)
+    return UpstreamChain(issuing, above, returning, tuple(_reparented(chain, known.records)), cas)
 
 
 def travelling(chain: UpstreamChain, ders: Sequence[bytes], known: Known, now: datetime) -> NewerCrls:
@@ -136,7 +140,7 @@ def travelling(chain: UpstreamChain, ders: Sequence[bytes], known: Known, now: d
     """
     others = [ca for ca in foreign_in_use(known.records, now) if ca not in chain.cas]
     found = newer_crls(ders, [*chain.cas[1:], *others], known, now)
-    _require_unrevoked(chain.cas, {**known.crls, **{crl.issuer_id: crl for crl in found.crls}})
+    _require_unrevoked(chain.cas, Known(known.records, {**known.crls, **{crl.issuer_id: crl for crl in found.crls}}))
     return found
 
 
@@ -159,9 +163,18 @@ def _records(
     return issuing, tuple(added), tuple(returning)
 
 
-def _require_unrevoked(cas: Sequence[CaCertificate], crls: Mapping[str, Crl]) -> None:
+def _reparented(chain: ForeignChain, known: Sequence[AuthorityRecord]) -> Iterator[Reparent]:
+    """Yield the known CAs of a chain whose signer's certificate was renewed: else that would never take office."""
+    parents = {record.id: record.parent_id for record in known}
+    for ca, parent in pairwise(chain.above):
+        if parents.get(ca.id, parent.id) != parent.id:
+            yield Reparent(ca.id, parents[ca.id], parent.id)
+
+
+def _require_unrevoked(cas: Sequence[CaCertificate], known: Known) -> None:
     for place, (below, above) in enumerate(pairwise(cas), start=1):
-        crl = crls.get(above.id)
+        ids = {above.id, *_with_key_of(above, known.records)}
+        crl = max((known.crls[ca_id] for ca_id in ids & known.crls.keys()), key=lambda crl: crl.number, default=None)
         if crl is not None and _serial(below) in serials_on(crl.der):
             raise ForeignChainError([f"certificate {place} stands on the CRL (number {crl.number}) of its own CA"])
 
@@ -212,7 +225,7 @@ def _usable(der: bytes, ca: CaCertificate, known: Known, now: datetime) -> Crl |
         raise ForeignCrlError(f"it is valid from {crl.this_update.isoformat()} only: see to the clocks", ca.id)
     if crl.next_update <= now:
         raise ForeignCrlError(f"it ended at {crl.next_update.isoformat()}", ca.id)
-    if revoked := list(_in_use_and_on(crl, known.records, now)):
+    if revoked := list(_in_use_and_on(crl, ca, known.records, now)):
         raise ForeignCrlError(
             f"it revokes {', '.join(record.id for record in revoked)}, which is in use: put in force, it would end "
             "every handshake",
@@ -222,11 +235,19 @@ def _usable(der: bytes, ca: CaCertificate, known: Known, now: datetime) -> Crl |
     return crl
 
 
-def _in_use_and_on(crl: Crl, records: Sequence[AuthorityRecord], now: datetime) -> Iterator[AuthorityRecord]:
+def _in_use_and_on(
+    crl: Crl, ca: CaCertificate, records: Sequence[AuthorityRecord], now: datetime
+) -> Iterator[AuthorityRecord]:
     listed = serials_on(crl.der)
+    signers = set(_with_key_of(ca, records)) if listed else set()
     for record in in_use(records, now) if listed else ():
-        if record.parent_id == crl.issuer_id != record.id and _serial(ca_of(record)) in listed:
+        if record.parent_id in signers - {record.id} and _serial(ca_of(record)) in listed:
             yield record
+
+
+def _with_key_of(ca: CaCertificate, records: Iterable[AuthorityRecord]) -> Iterator[str]:
+    """Yield the upstream's CAs that have this one's key: an upstream may have renewed its certificate."""
+    return (record.id for record in records if not record.is_ours and same_key(ca_of(record), ca))
 
 
 def is_settled(crl: Crl, now: datetime) -> bool:

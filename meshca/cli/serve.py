@@ -2,7 +2,8 @@
 
 The rules this module keeps:
 - What is on the command line stands above what is in `meshca.toml`.
-- Log lines go to stderr: JSON, or coloured lines on a terminal. Fields that are named like a secret are dropped.
+- Log lines go to stderr: JSON, or coloured lines on a terminal. Fields that are named like a secret are dropped; a
+  traceback names places in the code and shows no variable, for these hold keys and tokens.
 - A log line that cannot be written (full disk) is lost; whoever wrote it goes on.
 - The passphrase is taken out of the environment once it has been read.
 """
@@ -65,7 +66,7 @@ def log_to_stderr() -> None:
     """Set up structlog for a process whose stdout is for documents."""
     import structlog
 
-    for_people: list[Any] = [structlog.dev.ConsoleRenderer()]
+    for_people: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     for_programs: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[

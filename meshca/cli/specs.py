@@ -2,12 +2,14 @@
 
 The rules this module keeps:
 - Both read, parse and check in the same way; `apply` then sends the objects, which the server checks again.
-- Every error that can be found is shown at once, each with file, line and field.
+- Every error that can be found is shown at once, each with file, line and field: as text on stderr, and for programs
+  as `findings` in the document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +19,7 @@ from meshca.cli.output import note, show
 from meshca.client.values import Applied
 
 if TYPE_CHECKING:
+    from meshca.mesh.findings import Finding
     from meshca.mesh.source import Parsed
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -27,7 +30,25 @@ def _spec_options(function: Function) -> Function:
     for option in (
         click.option("--prune", is_flag=True, help="Remove what the meshes hold beside the objects given."),
         click.option("--dry-run", is_flag=True, help="Say what would change, change nothing."),
-        click.option("--var", "variables", multiple=True, metavar="K=V", help="Value for $K and ${K} in the text."),
+        click.option(
+            "--map-arn",
+            multiple=True,
+            metavar="ARN=NAME|auto",
+            help="SDS secret in the place of an ACM certificate; `auto` alone: meshca's own for all. Repeatable.",
+        ),
+        click.option(
+            "--parameters",
+            multiple=True,
+            metavar="FILE",
+            help="CloudFormation parameters: the AWS list or a map. Repeatable.",
+        ),
+        click.option(
+            "--var",
+            "variables",
+            multiple=True,
+            metavar="K=V",
+            help="Value for $K and ${K} in API and Kubernetes text, and for a CloudFormation parameter. Repeatable.",
+        ),
         click.option("--mesh", metavar="M", help="Mesh of specs that don't name theirs."),
         click.option(
             "-f",
@@ -49,42 +70,74 @@ def _spec_options(function: Function) -> Function:
 def validate_command(settings: Settings, /, **options: Any) -> None:
     """Check App Mesh specs; nothing is changed.
 
+    They may be API JSON or YAML, Kubernetes manifests and CloudFormation templates, in any mixture.
+
     Alone, every reference has to lead to an object given here. Where a server runs in the home, it may also lead to one
     that is applied there, as `apply --dry-run` would see it.
     """
-    parsed = _read(options)
-    if may_open(settings.admin_socket):
-        with connect(settings) as client:
-            found = [*client.apply(_envelopes(parsed), dry_run=True, prune=options["prune"]).warnings]
-    else:
-        found = _check_alone(parsed)
-    warnings = _warnings(parsed, found)
+    with _refusals_shown(settings):
+        parsed = _read(options)
+        if may_open(settings.admin_socket):
+            with connect(settings) as client:
+                found = [*client.apply(_envelopes(parsed), dry_run=True, prune=options["prune"]).warnings]
+            said = parsed.findings
+        else:
+            said = (*parsed.findings, *_check_alone(parsed))
+            found = []
+    warnings = _warnings(said, found)
     _warn_people(settings, warnings)
     objects = [{"kind": o.kind, "mesh": o.mesh, "name": o.name, "parent": o.parent or None} for o in parsed.objects]
     if settings.output == "table":
         show(settings.output, objects, columns=_OBJECT_COLUMNS)
     else:
-        show(settings.output, {"objects": objects, "warnings": warnings})
+        show(settings.output, {"objects": objects, "warnings": warnings, "findings": _rows(said)})
 
 
 @click.command("apply", cls=Command, short_help="Apply App Mesh specs, all or nothing.")
 @_spec_options
 @pass_settings
 def apply_command(settings: Settings, /, **options: Any) -> None:
-    """Apply App Mesh specs, all or nothing."""
-    parsed = _read(options)
+    """Apply App Mesh specs, all or nothing.
+
+    They may be API JSON or YAML, Kubernetes manifests and CloudFormation templates, in any mixture.
+    """
+    with _refusals_shown(settings):
+        parsed = _read(options)
     dry_run = options["dry_run"]
     with connect(settings) as client:
         applied = client.apply(_envelopes(parsed), dry_run=dry_run, prune=options["prune"])
-    warnings = _warnings(parsed, applied.warnings)
+    warnings = _warnings(parsed.findings, applied.warnings)
     _warn_people(settings, warnings)
-    show(settings.output, _document(applied, warnings), text=_text(applied, dry_run=dry_run))
+    document = {**_document(applied, warnings), "findings": _rows(parsed.findings)}
+    show(settings.output, document, text=_text(applied, dry_run=dry_run))
 
 
 def _read(options: dict[str, Any]) -> Parsed:
-    from meshca.cli.reading import read_specs
+    from meshca.cli.reading import SpecArguments, read_specs
 
-    return read_specs(options["files"], options["mesh"], options["variables"])
+    names = ("files", "mesh", "variables", "parameters", "map_arn")
+    return read_specs(SpecArguments(**{name: options[name] for name in names}))
+
+
+@contextmanager
+def _refusals_shown(settings: Settings) -> Iterator[None]:
+    """Write the findings of a refusal for programs; people read them in the error itself."""
+    from meshca.mesh.findings import SpecError
+
+    try:
+        yield
+    except SpecError as error:
+        if settings.output != "table":
+            show(settings.output, {"objects": [], "warnings": [], "findings": _rows(error.findings)})
+        raise
+
+
+def _rows(findings: Iterable[Finding]) -> list[dict[str, object]]:
+    names = ("severity", "rule", "object", "field", "value", "remedy", "file")
+    return [
+        {**{name: getattr(found, name) for name in names}, "line": found.line or None, "column": found.column or None}
+        for found in findings
+    ]
 
 
 def _envelopes(parsed: Parsed) -> list[dict[str, Any]]:
@@ -93,7 +146,7 @@ def _envelopes(parsed: Parsed) -> list[dict[str, Any]]:
     return [{"kind": found.kind, **envelope(found)} for found in parsed.objects]
 
 
-def _check_alone(parsed: Parsed) -> list[str]:
+def _check_alone(parsed: Parsed) -> tuple[Finding, ...]:
     """Check the objects as a set of their own, and return what is to be said about it."""
     from meshca.mesh.findings import SpecError
     from meshca.mesh.forest import MeshSet
@@ -103,14 +156,14 @@ def _check_alone(parsed: Parsed) -> list[str]:
     try:
         whole = MeshSet().with_applied(parsed.objects)
     except SpecError as error:
-        raise SpecError(parsed.placed(error.findings)) from error
+        raise SpecError((*parsed.findings, *parsed.placed(error.findings))) from error
     each = [finding for found in parsed.objects for finding in (*notes(found), *not_generated(found))]
-    return list(map(str, parsed.placed((*whole.findings, *each))))
+    return parsed.placed((*whole.findings, *each))
 
 
-def _warnings(parsed: Parsed, found: Iterable[str]) -> list[str]:
+def _warnings(said: Iterable[Finding], found: Iterable[str]) -> list[str]:
     """Return all warnings and notes, each once."""
-    return list(dict.fromkeys((*map(str, parsed.findings), *found)))
+    return list(dict.fromkeys((*map(str, said), *found)))
 
 
 def _warn_people(settings: Settings, warnings: list[str]) -> None:

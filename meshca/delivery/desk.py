@@ -145,17 +145,24 @@ class Desk:
 
     def in_force(self, told: LiveView) -> None:
         """Note which trust generation an Envoy has acknowledged, on all of its streams that carry trust."""
-        generation = min(view.in_force for view in self._envoys[told.envoy] if view.trusting)
         caller = told.caller
-        for spiffe_id in (caller.selected,) if caller.selected else caller.entitled:
+        # Whoever selects one identity may have asked for another by its name, and holds a leaf of that as well.
+        held = {spiffe_id for view in self._envoys[told.envoy] for spiffe_id in view.identities}
+        for spiffe_id in held | ({caller.selected} if caller.selected else caller.entitled):
             holder = Holder(caller.process, told.node_id, spiffe_id)
-            self.journal.trust_in_force(holder.name, spiffe_id, generation)
+            self.journal.trust_in_force(holder.name, spiffe_id, self._generation_of(told))
         self._acknowledged.set()
 
     def leaf_in_force(self, told: LiveView, leaf: Leaf) -> None:
-        """Note that an Envoy has acknowledged a leaf."""
+        """Note that an Envoy has acknowledged a leaf; one of an identity that is new to it meets trust in force."""
         holder = Holder(told.caller.process, told.node_id, leaf.spiffe_id)
         self.journal.leaf_in_force(holder.name, leaf.spiffe_id, leaf.issuer_id)
+        if generation := self._generation_of(told):
+            self.journal.trust_in_force(holder.name, leaf.spiffe_id, generation)
+
+    def _generation_of(self, told: LiveView) -> int:
+        """Return the trust generation that an Envoy has acknowledged on all of its streams that carry trust."""
+        return min((view.in_force for view in self._envoys.get(told.envoy, ()) if view.trusting), default=0)
 
     def progressed(self, view: LiveView) -> None:
         """Note that a stream has come further with a mesh revision, or will not."""

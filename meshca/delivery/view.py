@@ -133,9 +133,14 @@ class LiveView:
         """Whether it has been given trust."""
         return bool(self._memory.contexts)
 
+    @property
+    def identities(self) -> frozenset[SpiffeId]:
+        """Return the identities that it has been given leaves of."""
+        return frozenset(leaf.spiffe_id for leaf in self._memory.leaves.values())
+
     def holds(self, spiffe_id: SpiffeId) -> bool:
         """Whether it has been given a leaf of this identity."""
-        return any(leaf.spiffe_id == spiffe_id for leaf in self._memory.leaves.values())
+        return spiffe_id in self.identities
 
     async def fetch(self, type_url: str, names: frozenset[str] | None, held: Mapping[str, str]) -> Found:
         """Return the named resources, or all that this caller may see."""

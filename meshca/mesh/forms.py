@@ -1,231 +1,166 @@
-"""The forms in which App Mesh objects are written: so far those of its API.
+"""The forms in which App Mesh objects are written, told apart by what a document holds.
 
-Rules kept here (appmesh.md §4.3):
-- F1 Create-input `{meshName, virtualNodeName, spec}`, describe-output `{virtualNode: {…, metadata, status}}`, and a
-  bare spec that `-f KIND/NAME=` names; a list of these.
-- F2 What an object is follows from the names it carries. One that carries none is an error, never a guess.
-- F3 Two sources of one fact (name in the file and on the command line) must agree.
-- F4 Kubernetes, CloudFormation and `list-*` output are told apart and refused by name.
+Rules kept here:
+- A mapping with `apiVersion` and `kind` is Kubernetes', one with `Resources` or a template version CloudFormation's,
+  and what is left is App Mesh's own API.
+- `$V` is filled in API and Kubernetes documents that are read; CloudFormation has parameters.
+- Kubernetes objects are described after all others: which mesh they are in may follow from any document of the run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from meshca.mesh.model import GATEWAY_ROUTE, KINDS, MESH, PARENT_KINDS, ROUTE, SPECS
-from meshca.mesh.tree import Member, Node, Report, Subject
+from meshca.mesh.apiform import describe_api
+from meshca.mesh.arnmap import ArnMap
+from meshca.mesh.cloudformation import describe_template
+from meshca.mesh.findings import Finding
+from meshca.mesh.kubernetes import Cluster, Resource, is_kubernetes, note_ignored, resources_of
+from meshca.mesh.model import MESH, ROUTE, VIRTUAL_ROUTER
+from meshca.mesh.tree import MOST_ERRORS, TooManyErrorsError
+from meshca.mesh.variables import Variables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-_REMEDY = "use the API form: `aws appmesh describe-…` output or create input"
-_NAME_REMEDY = "add meshName and its name to the file, or give -f KIND/NAME=PATH and --mesh M"
-_IGNORED = {"metadata", "status", "clientToken", "ResponseMetadata", "kind"}
-_COMMON = {"meshName", "meshOwner", "tags", "spec"}
+    from meshca.mesh.described import Context, Described
+    from meshca.mesh.gathering import Gathered
+    from meshca.mesh.tree import Node, Report
+
+
+class Form(Enum):
+    """Whose way of writing objects a document keeps to."""
+
+    API = "API"
+    CLOUDFORMATION = "CloudFormation"
+    KUBERNETES = "Kubernetes"
+
+
+def form_of(document: Node) -> Form:
+    """Return the form of a document."""
+    if is_kubernetes(document):
+        return Form.KUBERNETES
+    if document.child("Resources") is not None or document.child("AWSTemplateFormatVersion") is not None:
+        return Form.CLOUDFORMATION
+    return Form.API
 
 
 @dataclass(frozen=True, slots=True)
-class NamedSpec:
-    """The object that `-f KIND/NAME=` says a bare spec is."""
+class Inputs:
+    """What is given beside the texts."""
 
-    kind: str
-    name: str
-    parent: str = ""
+    variables: Mapping[str, str] | None = None
+    """Values of `$V`; None: a dollar is a dollar."""
+    parameters: Mapping[str, str] | None = None
+    """Values of CloudFormation parameters; a variable of the name goes first."""
+    arns: ArnMap = field(default_factory=ArnMap)
 
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the command line says about a text."""
-
-    named: NamedSpec | None
-    mesh: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """An object as a document describes it, its spec unchecked."""
-
-    kind: str
-    mesh: str
-    name: str
-    parent: str
-    spec: Node
-    envelope: Node
-    name_offset: int
+    @property
+    def parameter_values(self) -> dict[str, str]:
+        """Return what CloudFormation parameters are filled from."""
+        return {**(self.parameters or {}), **(self.variables or {})}
 
 
-def describe(document: Node, context: Context, report: Report) -> Iterator[Described]:
-    """Yield the objects of one document; what is wrong with it is reported."""
-    foreign = foreign_form(document)
-    if foreign:
-        report.error(document.offset, foreign, Subject(remedy=_REMEDY))
-    elif isinstance(document.value, list):
+class Text:
+    """One text of a run: its documents, and the objects found in them."""
+
+    def __init__(self, report: Report, context: Context) -> None:
+        self.report = report
+        self.context = context
+        self.spent = False
+        """Whether so much is wrong that the rest is not looked at."""
+        self._documents: list[Node] = []
+        self._described: list[list[Described]] = []
+        self._resources: list[tuple[int, Resource]] = []
+
+    def take(self, documents: list[Node]) -> None:
+        """Take the documents that were read."""
+        self._documents = [found for document in documents for found in _flat(document)]
+        self._described = [[] for _ in self._documents]
+
+    @property
+    def described(self) -> list[Described]:
+        """Return all objects in the order of the text."""
+        return [item for items in self._described for item in items]
+
+    @property
+    def resources(self) -> list[Resource]:
+        """Return the Kubernetes resources."""
+        return [resource for _, resource in self._resources]
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Take a step, unless too much is wrong already."""
+        if self.spent:
+            return
+        try:
+            step()
+        except TooManyErrorsError:
+            self.spent = True
+
+    def describe(self, inputs: Inputs) -> None:
+        """Describe what stands for itself, and gather what is Kubernetes'."""
+        variables = Variables(inputs.variables, self.report)
+        ignored: dict[str, list[int]] = {}
+        for index, document in enumerate(self._documents):
+            form = form_of(document)
+            if form is Form.KUBERNETES:
+                found = resources_of(document, self.report, variables, ignored)
+                self._resources += [(index, resource) for resource in found]
+            elif form is Form.CLOUDFORMATION:
+                values = inputs.parameter_values
+                self._described[index] += describe_template(document, values, self.context, self.report)
+            else:
+                variables.fill_tree(document)
+                self._described[index] += describe_api(document, self.context, self.report)
+        note_ignored(ignored, self.report)
+
+    def gather_into(self, gathered: Gathered, argument: str) -> None:
+        """Check all objects and keep them."""
+        described = self.described
+        if self.context.named is not None and len(described) > 1 and not self._names_itself():
+            rule = "a name on the command line is for one object, here are several"
+            self.attempt(lambda: self.report.error(described[1].name_offset, rule))
+            return
+
+        def gather() -> None:
+            for item in described:
+                gathered.add(item, argument, self.report)
+
+        self.attempt(gather)
+
+    def closed_report(self) -> Report:
+        """Return the report, and say so if the text was not looked at to its end."""
+        if self.spent:
+            rule = f"more than {MOST_ERRORS} errors; the rest of this text was not looked at"
+            self.report.findings.append(Finding("error", rule, file=self.report.file))
+        return self.report
+
+    def _names_itself(self) -> bool:
+        """Tell whether all that is described is one Kubernetes router with its routes."""
+        kinds = [item.kind for item in self.described]
+        return bool(self._resources) and kinds[:1] == [VIRTUAL_ROUTER] and set(kinds[1:]) == {ROUTE}
+
+    def describe_resources(self, cluster: Cluster) -> None:
+        """Describe what is Kubernetes'."""
+        for index, resource in self._resources:
+            self._described[index] += cluster.describe(resource, self.context, self.report)
+
+
+def describe_all(texts: list[Text], inputs: Inputs) -> None:
+    """Describe the objects of all texts of a run."""
+    for text in texts:
+        text.attempt(lambda text=text: text.describe(inputs))  # type: ignore[misc]  # bound now, called now
+    meshes = {item.name for text in texts for item in text.described if item.kind == MESH}
+    cluster = Cluster([resource for text in texts for resource in text.resources], meshes)
+    for text in texts:
+        text.attempt(lambda text=text: text.describe_resources(cluster))  # type: ignore[misc]
+
+
+def _flat(document: Node) -> Iterator[Node]:
+    if isinstance(document.value, list):
         for item in document.value:
-            yield from describe(item, context, report)
-    elif isinstance(document.value, dict):
-        envelope = _unwrapped(document)
-        described = _bare(envelope, context) or _named(envelope, context, report)
-        if described is not None:
-            yield described
+            yield from _flat(item)
     else:
-        report.error(document.offset, "an object is a mapping", Subject(remedy=_REMEDY))
-
-
-def foreign_form(document: Node) -> str:
-    """F4: return why a document is of a form that is not read, or nothing."""
-    keys = set(document.value) if isinstance(document.value, dict) else set()
-    version = document.child("apiVersion")
-    if version is not None and "kind" in keys:
-        if version.value == "appmesh.k8s.aws/v1beta1":
-            return "Kubernetes resources of the old controller (appmesh.k8s.aws/v1beta1) are not read"
-        return "Kubernetes resources are not read yet"
-    if keys & {"AWSTemplateFormatVersion", "Resources"}:
-        return "CloudFormation templates are not read yet"
-    listed = sorted(f"{kind}es" if kind == MESH else f"{kind}s" for kind in KINDS)
-    found = [key for key in listed if key in keys]
-    return f"a list of {found[0]} holds no specs: describe each" if found else ""
-
-
-def _unwrapped(document: Node) -> Node:
-    """Return the envelope inside describe-output, or the document itself."""
-    assert isinstance(document.value, dict)  # noqa: S101 - the caller has looked
-    keys = [key for key in document.value if key != "ResponseMetadata"]
-    if len(keys) == 1 and keys[0] in KINDS:
-        inner = document.value[keys[0]].node
-        if isinstance(inner.value, dict) and (_names_in(inner) or "spec" in inner.value):
-            return inner
-    return document
-
-
-def _names_in(envelope: Node) -> set[str]:
-    names = {f"{kind}Name" for kind in KINDS}
-    return names & set(envelope.value) if isinstance(envelope.value, dict) else set()
-
-
-def _bare(envelope: Node, context: Context) -> Described | None:
-    """Return the object that is all spec: neither `spec` nor a name in it."""
-    assert isinstance(envelope.value, dict)  # noqa: S101 - the caller has looked
-    if context.named is None or _names_in(envelope) or _COMMON & set(envelope.value):
-        return None
-    named = context.named
-    mesh = named.name if named.kind == MESH else context.mesh
-    if mesh is None:
-        return None
-    return Described(named.kind, mesh, named.name, named.parent, envelope, envelope, envelope.offset)
-
-
-def _named(envelope: Node, context: Context, report: Report) -> Described | None:
-    """Return the object that an envelope describes, or report what it lacks."""
-    kind = _kind(envelope, context, report)
-    if kind is None:
-        return None
-    name = _name(envelope, f"{kind}Name", context.named.name if context.named else None, report)
-    parent: str | None = ""
-    if kind in PARENT_KINDS:
-        given = context.named.parent if context.named else None
-        parent = _name(envelope, f"{PARENT_KINDS[kind]}Name", given, report)
-    mesh = name if kind == MESH else _name(envelope, "meshName", context.mesh, report)
-    spec = _spec(envelope, kind, report)
-    if name is None or parent is None or mesh is None or spec is None:
-        return None
-    _warn_of_strangers(envelope, kind, report)
-    offset = envelope.value[f"{kind}Name"].offset if isinstance(envelope.value, dict) and name_in(envelope, kind) else 0
-    return Described(kind, mesh, name, parent, spec, envelope, offset or envelope.offset)
-
-
-def name_in(envelope: Node, kind: str) -> bool:
-    """Tell whether an envelope carries the name of its object."""
-    return envelope.child(f"{kind}Name") is not None
-
-
-def _kind(envelope: Node, context: Context, report: Report) -> str | None:
-    """F2 and F3 for the kind."""
-    found = _kind_of_names(envelope, report)
-    said = envelope.child("kind")
-    if said is not None and said.value not in KINDS:
-        report.error(said.offset, f"a kind is one of {', '.join(KINDS)}", Subject(value=str(said.plain())))
-        return None
-    stated = [kind for kind in (found, said and str(said.value), context.named and context.named.kind) if kind]
-    # A spec that carries its mesh's name alone is a mesh only if nothing else says what it is.
-    if found == MESH and len(stated) > 1:
-        stated = stated[1:]
-    if len(set(stated)) > 1:
-        report.error(envelope.offset, f"the file and the command line differ: {' and '.join(stated)}")
-        return None
-    if not stated:
-        report.error(envelope.offset, "nothing says which object this is", Subject(remedy=_NAME_REMEDY))
-        return None
-    if stated == [MESH] and found == MESH and not _fits_mesh(envelope):
-        report.error(envelope.offset, "this carries the name of a mesh but is no mesh", Subject(remedy=_NAME_REMEDY))
-        return None
-    return stated[0]
-
-
-def _kind_of_names(envelope: Node, report: Report) -> str | None:
-    names = _names_in(envelope) - {"meshName"}
-    for kind in (ROUTE, GATEWAY_ROUTE):
-        if f"{kind}Name" in names:
-            names -= {f"{PARENT_KINDS[kind]}Name"}
-    if len(names) > 1:
-        report.error(envelope.offset, f"an object has one name, this has {' and '.join(sorted(names))}")
-    if names:
-        return min(names).removesuffix("Name")
-    return MESH if envelope.child("meshName") is not None else None
-
-
-def _fits_mesh(envelope: Node) -> bool:
-    spec = envelope.child("spec")
-    if spec is None or not isinstance(spec.value, dict):
-        return True
-    own = {info.alias for info in SPECS[MESH].model_fields.values()}
-    others = {info.alias for shape in SPECS.values() for info in shape.model_fields.values()} - own
-    discovery = spec.child("serviceDiscovery")
-    finds_a_node = discovery is not None and bool(discovery.child("dns") or discovery.child("awsCloudMap"))
-    return not spec.value or (own & set(spec.value) != set() and not others & set(spec.value) and not finds_a_node)
-
-
-def _name(envelope: Node, key: str, given: str | None, report: Report) -> str | None:
-    """F3: return a name from the file or from the command line."""
-    node = envelope.child(key)
-    if node is None or node.value is None:
-        if not given:
-            report.error(envelope.offset, f"{key} is missing", Subject(field=key, remedy=_NAME_REMEDY))
-        return given or None
-    if not isinstance(node.value, str):
-        report.error(
-            node.offset, "a name is text", Subject(field=key, value=str(node.plain()), remedy="put it in quotes")
-        )
-        return None
-    if given and given != node.value:
-        rule = f"the file says {node.value!r}, the command line {given!r}"
-        report.error(node.offset, rule, Subject(field=key, remedy="make them agree, or leave one out"))
-        return None
-    return node.value
-
-
-def _spec(envelope: Node, kind: str, report: Report) -> Node | None:
-    spec = envelope.child("spec")
-    if spec is not None and spec.value is not None:
-        return spec
-    if kind == MESH:  # the only spec that App Mesh lets out
-        return Node(envelope.offset, {})
-    report.error(envelope.offset, "this key is required", Subject(field="spec"))
-    return None
-
-
-def _warn_of_strangers(envelope: Node, kind: str, report: Report) -> None:
-    assert isinstance(envelope.value, dict)  # noqa: S101 - only mappings get here
-    known = _COMMON | _IGNORED | {f"{kind}Name", f"{PARENT_KINDS.get(kind, kind)}Name"}
-    for key, member in envelope.value.items():
-        if key not in known:
-            report.add(
-                "warning", member.offset, f"App Mesh knows no key {key!r} here; it is ignored", Subject(field=key)
-            )
-    _warn_of_deleted(envelope.value, report)
-
-
-def _warn_of_deleted(members: dict[str, Member], report: Report) -> None:
-    status = members["status"].node.child("status") if "status" in members else None
-    if status is not None and status.value == "DELETED":
-        report.add("warning", status.offset, "App Mesh had deleted this object; it is applied all the same")
+        yield document

@@ -11,13 +11,9 @@ from __future__ import annotations
 import re
 from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, but CPython's own parser stands on it
-from typing import TYPE_CHECKING
 
 from meshca.mesh.tree import DEEPEST, MOST_NODES, NO_NUL, Member, Node, Report, Subject, UnreadableError
 from meshca.mesh.variables import VARIABLE
-
-if TYPE_CHECKING:
-    from meshca.mesh.variables import Variables
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BETWEEN = re.compile(r"(?:[ \t\r\n]+|^---[ \t]*\r?$)*", re.MULTILINE)
@@ -28,20 +24,19 @@ _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 _LONGEST_NUMBER = 18
 
 
-def read_json(report: Report, variables: Variables) -> list[Node]:
+def read_json(report: Report) -> list[Node]:
     """Return the values of a text.
 
     Raises:
         UnreadableError: it is not JSON.
     """
-    return _Reader(report, variables).values()
+    return _Reader(report).values()
 
 
 class _Reader:
-    def __init__(self, report: Report, variables: Variables) -> None:
+    def __init__(self, report: Report) -> None:
         self._text = report.text
         self._report = report
-        self._variables = variables
         self._at = 0
         self._nodes = 0
 
@@ -72,7 +67,7 @@ class _Reader:
         if first == "[":
             return self._list(depth)
         if first == '"':
-            return Node(start, self._variables.fill(self._string(), start))
+            return Node(start, self._string())
         if first == "$":
             return self._variable()
         if first == "-" or first.isdecimal():
@@ -138,7 +133,7 @@ class _Reader:
         if match is None:
             raise self._expected("a variable name after the dollar")
         start, self._at = self._at, match.end()
-        return Node(start, self._variables.fill_bare(match[0], start))
+        return Node(start, match[0], bare=True)
 
     def _number(self) -> Node:
         start = self._at

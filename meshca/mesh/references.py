@@ -8,6 +8,7 @@ Rules kept here (App Mesh User Guide, Kubernetes controller webhooks):
 - R5 tcp and the HTTP family do not mix between route, router and node: an error. Within the family App Mesh left a
   mismatch undefined (roadmap issue 82), Envoy translates: a warning.
 - R6 A service leads to nodes that take traffic: listeners and service discovery; without: a warning.
+- R7 `scheme` is for http2Route alone, as App Mesh's API says; elsewhere it is matched all the same: a warning.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def _provider(service: VirtualService, objects: Objects) -> Iterator[Finding]:
 
 
 def _route(route: Route, objects: Objects) -> Iterator[Finding]:
-    """R2 to R6 for routes."""
+    """R2 to R7 for routes."""
+    if route.spec.http_route is not None and route.spec.http_route.match.scheme is not None:
+        yield _warning(route, "spec.httpRoute.match.scheme", "App Mesh compares the scheme on an http2Route alone")
     router = objects.get(ObjectKey(route.mesh, VIRTUAL_ROUTER, "", route.parent))
     if isinstance(router, VirtualRouter):
         yield from _router_port(route, router)

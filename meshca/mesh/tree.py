@@ -26,7 +26,13 @@ MOST_ERRORS = 100
 MOST_WARNINGS = 200
 NO_NUL = "text holds no NUL character"
 
-Scalar: TypeAlias = str | int | float | bool | None
+
+class Unknown:
+    """What stands for a value that could not be worked out; why has been reported."""
+
+
+UNKNOWN = Unknown()
+Scalar: TypeAlias = str | int | float | bool | Unknown | None
 Path: TypeAlias = "tuple[str | int, ...]"
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
@@ -46,12 +52,34 @@ class Node:
 
     offset: int
     value: dict[str, Member] | list[Node] | Scalar
+    tag: str = ""
+    """YAML's tag, where it is not one of YAML's own: `!Ref`."""
+    bare: bool = False
+    """Whether this is text outside quotes with a dollar in it; what a variable gives may then be a number."""
 
     def child(self, key: str) -> Node | None:
         """Return what a mapping holds under a key, if this is a mapping that has it."""
         if isinstance(self.value, dict) and key in self.value:
             return self.value[key].node
         return None
+
+    def text(self, key: str) -> str | None:
+        """Return the text that a mapping holds under a key, if it is text."""
+        found = self.child(key)
+        return found.value if found is not None and isinstance(found.value, str) else None
+
+    def items(self) -> list[Node]:
+        """Return what a list holds; nothing where this is no list."""
+        return self.value if isinstance(self.value, list) else []
+
+    def members(self) -> dict[str, Member]:
+        """Return what a mapping holds; nothing where this is no mapping."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def place_of(self, key: str) -> int:
+        """Return the place of a key, or of the mapping where it is not there."""
+        member = self.members().get(key)
+        return self.offset if member is None else member.offset
 
     def plain(self) -> Any:
         """Return the value without places."""
@@ -95,6 +123,8 @@ class Report:
         self.text = text
         self.findings: list[Finding] = []
         self.errors = 0
+        self.has_tags = False
+        """Whether YAML's tags are in the text, other than its own."""
 
     def add(self, severity: Severity, offset: int, rule: str, subject: Subject | None = None) -> None:
         """Report something at a place.
@@ -143,9 +173,8 @@ def offset_of(node: Node, path: Iterable[str | int]) -> int:
     return offset
 
 
-def field_of(path: Iterable[str | int]) -> str:
+def field_of(path: Iterable[str | int], text: str = "spec") -> str:
     """Return a path as people write it: `spec.listeners[0].tls`."""
-    text = "spec"
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}"
     return text

@@ -4,23 +4,28 @@ Rules kept here:
 - V1 A key that App Mesh does not know is an error at and under `tls` and `validation`, and where it looks like a key of
   a TLS policy in the wrong place or misspelt: there a slip silently weakens security. Elsewhere it is a warning.
 - V2 All findings of a spec are reported in one run: unknown keys are set aside, then the rest is checked.
+- V3 In a loose form (CloudFormation) numbers and truth values may be written as text, and text as numbers.
 """
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from meshca.mesh.model import SPECS, Spec
-from meshca.mesh.tree import Node, Path, Report, Subject, field_of, offset_of
+from meshca.mesh.tree import UNKNOWN, Node, Path, Report, Subject, field_of, offset_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic_core import ErrorDetails
+
+    from meshca.mesh.described import Described
 
 _SECURITY_KEYS = (
     "tls",
@@ -35,6 +40,7 @@ _SECURITY_KEYS = (
 )
 _CLOSE = 0.75
 _LONGEST_GUESS = 64
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 _RULES = {
     "missing": "this key is required",
@@ -57,34 +63,54 @@ _RULES = {
 }
 
 
-def checked_spec(kind: str, node: Node, mesh: str, report: Report, subject: str) -> Spec | None:
-    """Return the spec that a node describes, or None where an error was reported."""
+def checked_spec(item: Described, report: Report, subject: str) -> Spec | None:
+    """Return the spec of an object, or None where an error was reported."""
+    kind, node, mesh = item.kind, item.spec, item.mesh
     plain = node.plain()
     errors_before = report.errors
-    for path in sorted(_unknown_keys(kind, plain, mesh), key=len, reverse=True):
+    spec, details = _validated(kind, plain, mesh)
+    if item.loose and _convert(plain, details):
+        spec, details = _validated(kind, plain, mesh)
+    unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+    for path in sorted(unknown, key=len, reverse=True):
         _report_unknown(path, node, report, subject)
         _remove(plain, path)
-    try:
-        spec = _validated(kind, plain, mesh)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            if not _is_echo(detail):
-                _report(detail, node, report, subject)
-        return None
+    if unknown:
+        spec, details = _validated(kind, plain, mesh)
+    for detail in details:
+        if not _is_echo(detail):
+            _report(detail, node, report, subject)
     return spec if report.errors == errors_before else None
 
 
-def _validated(kind: str, plain: Any, mesh: str) -> Spec:
-    return SPECS[kind].model_validate(plain, by_alias=True, by_name=False, context={"mesh": mesh})
-
-
-def _unknown_keys(kind: str, plain: Any, mesh: str) -> list[Path]:
+def _validated(kind: str, plain: Any, mesh: str) -> tuple[Spec | None, list[ErrorDetails]]:
+    """Return a spec, or what is wrong with it."""
     try:
-        _validated(kind, plain, mesh)
+        return SPECS[kind].model_validate(plain, by_alias=True, by_name=False, context={"mesh": mesh}), []
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        return [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
-    return []
+        return None, error.errors(include_url=False)
+
+
+def _convert(plain: Any, details: list[ErrorDetails]) -> bool:
+    """V3: write each scalar that stands for one of another type as that type; return whether there was one."""
+    converted = False
+    for detail in details:
+        value = _of_type(detail["type"], detail["input"])
+        if value is not None and detail["loc"]:
+            *above, last = detail["loc"]
+            reduce(getitem, above, plain)[last] = value
+            converted = True
+    return converted
+
+
+def _of_type(error: str, value: object) -> object:
+    if error == "int_type" and isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        return int(value)
+    if error == "bool_type" and isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower())
+    if error == "string_type" and isinstance(value, bool | int):
+        return str(value).lower()
+    return None
 
 
 def _report_unknown(path: Path, node: Node, report: Report, subject: str) -> None:
@@ -115,7 +141,9 @@ def _report(detail: ErrorDetails, node: Node, report: Report, subject: str) -> N
 
 
 def _is_echo(detail: ErrorDetails) -> bool:
-    """Tell whether a list is called too short only because members with faults were not counted."""
+    """Tell whether a finding only repeats an earlier one: an unknown value, or too few members without a fault."""
+    if detail["input"] is UNKNOWN:
+        return True
     return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
@@ -141,11 +169,12 @@ def _closest(key: str) -> str:
     """Return the known key that looks most like an unknown one, if any does."""
     if len(key) > _LONGEST_GUESS:
         return ""
-    return next(iter(get_close_matches(key, _known_keys(), n=1, cutoff=_CLOSE)), "")
+    return next(iter(get_close_matches(key, known_keys(), n=1, cutoff=_CLOSE)), "")
 
 
 @cache
-def _known_keys() -> tuple[str, ...]:
+def known_keys() -> tuple[str, ...]:
+    """Return every key of every spec."""
     return tuple(sorted({key for spec in SPECS.values() for key in _keys_under(spec, set())}))
 
 

@@ -1,34 +1,30 @@
 """YAML, read from its events so that limits hold before anything is built.
 
 Rules kept here:
-- YAML 1.2's core schema: `yes`, `on` and `12:30` are text, `0123` is text, `true` is a boolean.
-- A key occurs once, and is text; merge keys (`<<`) are not read.
-- An alias is what its anchor was; aliases together add few nodes (no 'alias bomb'), nest no deeper than
+- YAML 1.2's core schema: `yes`, `on` and `12:30` are text, `0123` is text, `true` is a boolean. `1e3` is text as well:
+  dumpers of YAML 1.1, ours among them, write such text without quotes.
+- A key occurs once, and is text; what a merge key (`<<`) brings gives way to what is written out.
+- An alias is what its anchor was; aliases and merges together add few nodes (no 'alias bomb'), nest no deeper than
   what is written out, and none is inside itself.
-- Tags other than YAML's own are not read.
+- Tags other than YAML's own are kept for the form that knows them.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import yaml
 
 from meshca.mesh.tree import DEEPEST, MOST_NODES, NO_NUL, Member, Node, Report, Scalar, Subject, UnreadableError
 
-if TYPE_CHECKING:
-    from meshca.mesh.variables import Variables
-
 MOST_ALIASED_NODES = 10_000
-MOST_TAGS_REPORTED = 50
-"""Fewer than end a text: a template full of `!Ref` is to be told by its form."""
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _YAML_TAG = "tag:yaml.org,2002:"
+_MERGE = "<<"
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_FLOAT = re.compile(r"[-+]?(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18}|[0-9]{1,18}(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?")
+_FLOAT = re.compile(r"(?:[-+]?[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})(?:[eE][-+][0-9]{1,3})?")
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -36,13 +32,13 @@ _WORDS: dict[str, bool | None] = {
 }
 
 
-def read_yaml(report: Report, variables: Variables) -> list[Node]:
+def read_yaml(report: Report) -> list[Node]:
     """Return the documents of a text, empty ones left out.
 
     Raises:
         UnreadableError: it is not YAML, or breaks a limit.
     """
-    builder = _Builder(report, variables)
+    builder = _Builder(report)
     try:
         for event in yaml.parse(report.text, Loader=_Loader):
             builder.take(event)
@@ -67,6 +63,8 @@ class _Open:
     nodes_before: int
     key: tuple[int, str] | None = None
     height: int = 1
+    merging: bool = False
+    merged: list[Node] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -79,13 +77,11 @@ class _Anchored:
 @dataclass(slots=True)
 class _Builder:
     report: Report
-    variables: Variables
     documents: list[Node] = field(default_factory=list)
     _open: list[_Open] = field(default_factory=list)
     _anchors: dict[str, _Anchored] = field(default_factory=dict)
     _nodes: int = 0
     _aliased: int = 0
-    _tags: int = 0
 
     def take(self, event: yaml.Event) -> None:
         """Build on with one event."""
@@ -104,36 +100,35 @@ class _Builder:
         offset = _offset(event)
         if len(self._open) >= DEEPEST:
             raise UnreadableError(offset, f"nested deeper than {DEEPEST} levels")
-        self._require_own_tag(event.tag, offset)
         self._require_no_key_open(offset)
         value: dict[str, Member] | list[Node] = {} if isinstance(event, yaml.MappingStartEvent) else []
-        self._open.append(_Open(Node(offset, value), event.anchor, self._nodes))
+        self._open.append(_Open(Node(offset, value, self._foreign(event.tag)), event.anchor, self._nodes))
 
     def _end(self) -> None:
         closed = self._open.pop()
         self._count(closed.node.offset)
+        for source in closed.merged:
+            self._merge(closed.node, source)
         if closed.anchor is not None:
             self._anchors[closed.anchor] = _Anchored(closed.node, self._nodes - closed.nodes_before, closed.height)
         self._add(closed.node, closed.height)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         offset = _offset(event)
-        self._require_own_tag(event.tag, offset)
         self._count(offset)
         if "\0" in event.value:
             raise UnreadableError(offset, NO_NUL)
         if self._wants_key():
-            self._key(event.value, offset)
+            self._key(event, offset)
             return
         # The style of a plain scalar is None to PyYAML's own parser and empty to libyaml's.
         is_plain = not event.style and event.tag is None
-        node = Node(offset, self._plain(event.value, offset) if is_plain else self.variables.fill(event.value, offset))
+        is_bare = is_plain and "$" in event.value
+        value = resolve(event.value) if is_plain and not is_bare else event.value
+        node = Node(offset, value, self._foreign(event.tag), is_bare)
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchored(node, 1, 0)
         self._add(node)
-
-    def _plain(self, text: str, offset: int) -> Scalar:
-        return self.variables.fill_bare(text, offset) if "$" in text else resolve(text)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
         offset = _offset(event)
@@ -142,10 +137,7 @@ class _Builder:
         if anchored is None:
             raise UnreadableError(offset, "an alias follows its anchor, and is not inside it", value=f"*{event.anchor}")
         self._nodes += anchored.size
-        self._aliased += anchored.size
-        if self._aliased > MOST_ALIASED_NODES:
-            remedy = "write the parts out"
-            raise UnreadableError(offset, f"aliases add more than {MOST_ALIASED_NODES} nodes", remedy=remedy)
+        self._count_aliased(anchored.size, offset)
         if len(self._open) + anchored.height > DEEPEST:
             raise UnreadableError(offset, f"nested deeper than {DEEPEST} levels")
         self._add(anchored.node, anchored.height)
@@ -157,14 +149,37 @@ class _Builder:
         if self._wants_key():
             raise UnreadableError(offset, "a key is plain text")
 
-    def _key(self, key: str, offset: int) -> None:
-        if key == "<<":
-            raise UnreadableError(offset, "merge keys (<<) are not read", remedy="write the keys out")
-        members = self._open[-1].node.value
-        assert isinstance(members, dict)  # noqa: S101 - `_wants_key` has looked
-        if key in members:
+    def _key(self, event: yaml.ScalarEvent, offset: int) -> None:
+        if self._foreign(event.tag):
+            raise UnreadableError(offset, "a key is plain text", value=event.tag or "")
+        parent, key = self._open[-1], event.value
+        if key in parent.node.members():
             self.report.error(offset, "a key occurs once", Subject(value=key, remedy="remove one of the two"))
-        self._open[-1].key = (offset, key)
+        parent.key = (offset, key)
+        parent.merging = key == _MERGE and not event.style
+
+    def _merge(self, into: Node, source: Node) -> None:
+        """Add what an alias after `<<` brings; of several, the first that has a key."""
+        sources = source.items() if isinstance(source.value, list) else [source]
+        for found in sources:
+            if not isinstance(found.value, dict):
+                raise UnreadableError(source.offset, "a merge key (<<) takes a mapping, or a list of them")
+            self._count_aliased(len(found.value), source.offset)
+            for key, member in found.value.items():
+                into.members().setdefault(key, member)
+
+    def _foreign(self, tag: str | None) -> str:
+        """Return a tag that is not one of YAML's own."""
+        if tag is None or tag == "!" or tag.startswith(_YAML_TAG):
+            return ""
+        self.report.has_tags = True
+        return tag
+
+    def _count_aliased(self, nodes: int, offset: int) -> None:
+        self._aliased += nodes
+        if self._aliased > MOST_ALIASED_NODES:
+            remedy = "write the parts out"
+            raise UnreadableError(offset, f"aliases add more than {MOST_ALIASED_NODES} nodes", remedy=remedy)
 
     def _add(self, node: Node, height: int = 0) -> None:
         if not self._open:
@@ -177,8 +192,11 @@ class _Builder:
             parent.node.value.append(node)
         elif isinstance(parent.node.value, dict) and parent.key is not None:
             offset, key = parent.key
-            parent.node.value.setdefault(key, Member(offset, node))
             parent.key = None
+            if parent.merging:
+                parent.merged.append(node)
+            else:
+                parent.node.value.setdefault(key, Member(offset, node))
 
     def _count(self, offset: int) -> None:
         self._nodes += 1
@@ -186,12 +204,6 @@ class _Builder:
             raise UnreadableError(
                 offset, f"more than {MOST_NODES} values in one text", remedy="split it into several files"
             )
-
-    def _require_own_tag(self, tag: str | None, offset: int) -> None:
-        if tag is not None and tag != "!" and not tag.startswith(_YAML_TAG):
-            self._tags += 1
-            if self._tags <= MOST_TAGS_REPORTED:
-                self.report.error(offset, "tags are not read here", Subject(value=tag))
 
 
 def resolve(text: str) -> Scalar:

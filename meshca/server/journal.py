@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from dataclasses import replace
 
 import structlog
 
@@ -25,6 +27,7 @@ from meshca.store.engine import Store
 _log = structlog.get_logger(__name__)
 
 _LONGEST_MESSAGE = 2048
+_Waiting = dict[tuple[str, SpiffeId], Acknowledgement]
 _ACTIONS = frozenset({audit.ATTEST, audit.DELIVER, audit.ISSUE, audit.REGISTER, "admin"})
 
 
@@ -39,7 +42,8 @@ class StoreJournal:
         self._metrics = metrics
         self._acknowledgements = Acknowledgements(store)
         self._refusals = Refusals(self._write, monotonic)
-        self._waiting: dict[tuple[str, SpiffeId], Acknowledgement] = {}
+        self._waiting: _Waiting = {}
+        self._failed: deque[_Waiting] = deque()  # what the store did not take; filled by its thread, oldest first
         self._writing: set[Future[None]] = set()
         self._told: Callable[[], None] = lambda: None
 
@@ -61,15 +65,15 @@ class StoreJournal:
         self._told = told
 
     def _note(self, holder: str, spiffe_id: SpiffeId, *, generation: int = 0, issuer_id: str = "") -> None:
-        known = self._waiting.get((holder, spiffe_id))
-        self._waiting[holder, spiffe_id] = Acknowledgement(
+        note = Acknowledgement(
             holder=holder,
             kind=holder.partition(":")[0],
             spiffe_id=spiffe_id,
-            generation=max(generation, known.generation if known else 0),
+            generation=generation,
             at=self._clock.now(),
-            issuer_id=issuer_id or (known.issuer_id if known else ""),
+            issuer_id=issuer_id,
         )
+        self._waiting = _united(self._waiting, {(holder, spiffe_id): note})
         self._told()
 
     def rejected(self, node: str, type_url: str, digests: Collection[str], message: str) -> None:
@@ -108,8 +112,17 @@ class StoreJournal:
 
     def _store_acknowledgements(self) -> None:
         waiting, self._waiting = self._waiting, {}
+        while self._failed:
+            waiting = _united(self._failed.pop(), waiting)
         if waiting:
-            self._watch(self._acknowledgements.record(list(waiting.values())))
+            writing = self._acknowledgements.record(list(waiting.values()))
+            writing.add_done_callback(lambda done: self._keep_if_failed(done, waiting))
+            self._watch(writing)
+
+    def _keep_if_failed(self, writing: Future[None], waiting: _Waiting) -> None:
+        """Keep what was not written: an Envoy that has acknowledged something does not do so again."""
+        if writing.cancelled() or writing.exception() is not None:
+            self._failed.append(waiting)
 
     def _write(self, entry: AuditEntry) -> None:
         _log.warning("refused", action=entry.action, subject=entry.subject, reason=entry.reason, actor=entry.actor)
@@ -123,3 +136,12 @@ class StoreJournal:
         self._writing.discard(writing)
         if not writing.cancelled() and (error := writing.exception()):
             _log.error("the store did not take a record", reason=str(error))
+
+
+def _united(older: _Waiting, newer: _Waiting) -> _Waiting:
+    """Return what both say: of each holder the highest generation, and the last leaf."""
+    for key, note in newer.items():
+        known = older.get(key, note)
+        generation = max(note.generation, known.generation)
+        older[key] = replace(note, generation=generation, issuer_id=note.issuer_id or known.issuer_id)
+    return older

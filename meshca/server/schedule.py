@@ -102,6 +102,7 @@ class Schedule:
     async def _retention(self) -> None:
         house, now = self._parts.house, self._parts.house.clock.now()
         retention, before = Retention(house.store), now - house.config.retention
+        await asyncio.to_thread(house.acknowledgements.forget, before, now)
         for _ in range(_BATCHES):
             if await asyncio.to_thread(retention.archive, before, now) < retention.batch:
                 return

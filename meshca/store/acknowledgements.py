@@ -2,7 +2,8 @@
 
 Rules: an acknowledgement never goes back to an older generation, whatever order two streams report in. Those who must
 acknowledge are the holders of unexpired, unrevoked leaves, connected or not: the ledger knows them, not the streams.
-A refused content is remembered until it is forgotten by name, since Envoy acknowledges the same bytes the next time.
+A refused content is remembered, since Envoy acknowledges the same bytes the next time. Both are forgotten with the
+certificates of their time, since every Envoy that ever ran has left some.
 """
 
 from __future__ import annotations
@@ -124,14 +125,21 @@ class Acknowledgements:
                 for row in connection.execute(query)
             ]
 
-    def forget(self, node: str, before: datetime) -> Future[None]:
-        """Forget what the node refused before this time."""
+    def forget(self, before: datetime, now: datetime) -> None:
+        """Forget what was refused before this time, or acknowledged by a holder that has no unexpired leaf any more."""
+        holding = select(CERTIFICATES.c.holder).where(CERTIFICATES.c.not_after > micros(now))
+        old = (
+            delete(ACKNOWLEDGEMENTS).where(
+                ACKNOWLEDGEMENTS.c.at < micros(before), ACKNOWLEDGEMENTS.c.holder.not_in(holding)
+            ),
+            delete(NACKS).where(NACKS.c.at < micros(before)),
+        )
 
         def forget(transaction: Transaction) -> None:
-            old = and_(NACKS.c.node == node, NACKS.c.at < micros(before))
-            transaction.connection.execute(delete(NACKS).where(old))
+            for statement in old:
+                transaction.connection.execute(statement)
 
-        return self._store.submit(forget)
+        self._store.write(forget)
 
 
 def _row(acknowledgement: Acknowledgement) -> dict[str, Any]:

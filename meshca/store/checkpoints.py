@@ -22,6 +22,7 @@ from meshca.store.chain import Checkpoint
 from meshca.store.conditional import insert_missing
 from meshca.store.errors import StoreError
 from meshca.store.schema import AUDIT_CHECKPOINTS, AUTHORITIES
+from meshca.x509.unreadable import UNREADABLE
 
 
 def insert_checkpoint(connection: Connection, checkpoint: Checkpoint) -> bool:
@@ -107,7 +108,7 @@ def read_kept(kept: Kept, findings: list[str]) -> list[Checkpoint]:
             continue
         try:
             found.append(_checkpoint(json.loads(line)))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             damaged = True
     if damaged or not found:
         findings.append(f"{kept.name}: the checkpoint file is damaged")
@@ -151,7 +152,10 @@ def signature_findings(connection: Connection, checkpoints: Sequence[Checkpoint]
 
 
 def _is_signed(checkpoint: Checkpoint, certificate: bytes) -> bool:
-    key = load_der_x509_certificate(certificate).public_key()
+    try:
+        key = load_der_x509_certificate(certificate).public_key()
+    except UNREADABLE:  # somebody has written there
+        return False
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return False
     digest = SHA384() if key.curve.name == "secp384r1" else SHA256()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Connection, exists, literal_column, select, update
 
 from meshca.authority.records import Freeze
+from meshca.errors import ConflictError
 from meshca.store.conditional import own_suspensions
 from meshca.store.schema import REALM
 from meshca.store.times import micros, moment
@@ -28,6 +29,16 @@ def unfreeze(connection: Connection) -> bool:
     """Let certificates be issued again; False when they are."""
     values = dict.fromkeys(("frozen_at", "frozen_by", "frozen_reason"))
     return connection.execute(update(REALM).where(REALM.c.frozen_at.is_not(None)).values(values)).rowcount == 1
+
+
+def require_thawed(connection: Connection) -> None:
+    """Check that certificates are issued, once `advance_generation` has made a freeze wait for this transaction.
+
+    Raises:
+        ConflictError: they are not.
+    """
+    if load_freeze(connection) is not None:
+        raise ConflictError("issuance was frozen meanwhile; nothing was changed", remedy="see meshca status")
 
 
 def load_freeze(connection: Connection) -> Freeze | None:

@@ -11,6 +11,7 @@ from meshca.authority.records import AuthorityRecord, CaRequest, CertificateFilt
 from meshca.spiffe.id import SpiffeId
 from meshca.store import freezing
 from meshca.store.certificates import find_certificate, list_certificates
+from meshca.store.conditional import own_suspensions
 from meshca.store.engine import Store, Transaction
 from meshca.store.expiry import lapsed, last_expiry
 from meshca.store.issuing import finish_intents, insert_intents
@@ -33,6 +34,7 @@ from meshca.store.trust import (
     load_latest_crls,
     load_realm,
     move_authority,
+    reparent,
     taint,
 )
 from meshca.x509.crl import Crl, RevokedEntry
@@ -72,9 +74,15 @@ class SqlLedger:
         """Make the next trust generation, all or nothing."""
 
         def change_it(transaction: Transaction) -> None:
+            if any(move.after in {"old", "removed"} for move in change.moved):
+                own_suspensions(transaction.connection)  # nothing of a CA that goes is being issued meanwhile
             advance_generation(transaction.connection, change.generation)
+            if change.added:
+                freezing.require_thawed(transaction.connection)
             for move in change.moved:
                 move_authority(transaction.connection, move)
+            for one in change.reparented:
+                reparent(transaction.connection, one)
             for record in change.added:
                 insert_authority(transaction.connection, record)
             insert_crls(transaction.connection, change.crls)
@@ -98,8 +106,7 @@ class SqlLedger:
 
         def taint_them(transaction: Transaction) -> list[str]:
             marked = taint(transaction.connection, ca_ids, at)
-            if marked:
-                transaction.audit(*audit)
+            transaction.audit(*(each for each in audit if each.subject in marked))
             return marked
 
         return self._store.write(taint_them)

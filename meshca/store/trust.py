@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from meshca.authority.lifetimes import Lifetimes
-from meshca.authority.ports import Move
+from meshca.authority.ports import Move, Reparent
 from meshca.authority.records import AuthorityRecord, Realm
 from meshca.errors import ConflictError
 from meshca.spiffe.id import TrustDomain
@@ -124,6 +124,17 @@ def move_authority(connection: Connection, move: Move) -> None:
     unchanged = (AUTHORITIES.c.id == move.id) & (AUTHORITIES.c.state == move.before)
     if connection.execute(update(AUTHORITIES).where(unchanged).values(values)).rowcount != 1:
         raise ConflictError(f"CA {move.id} is not {move.before} any more")
+
+
+def reparent(connection: Connection, wanted: Reparent) -> None:
+    """Let one CA stand below another.
+
+    Raises:
+        ConflictError: it does not stand below the one that it is to leave.
+    """
+    unchanged = (AUTHORITIES.c.id == wanted.id) & (AUTHORITIES.c.parent_id == wanted.before)
+    if connection.execute(update(AUTHORITIES).where(unchanged).values(parent_id=wanted.after)).rowcount != 1:
+        raise ConflictError(f"CA {wanted.id} does not stand below {wanted.before} any more")
 
 
 def hasten(connection: Connection, ca_id: str, at: datetime) -> bool:

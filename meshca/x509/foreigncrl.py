@@ -19,6 +19,8 @@ LARGEST_CRL = 1 << 20  # it goes into every context of every Envoy
 MOST_CRLS = 16
 _LARGEST_NUMBER = (1 << 63) - 1  # what a database's integer holds
 
+_OF_PARTS = (x509.DeltaCRLIndicator, x509.IssuingDistributionPoint)
+
 
 class ForeignCrlError(InvalidInputError):
     """The CRL cannot be handed on; the message says why."""
@@ -82,12 +84,18 @@ def foreign_crl(der: bytes, ca: CaCertificate) -> Crl:
 
 
 def _require_whole(parsed: x509.CertificateRevocationList, ca_id: str) -> None:
-    """Raise for a weak signature, and for critical extensions: an indirect, partial or delta CRL (RFC 5280 §5.2)."""
+    """Raise for a weak signature, and for an indirect, partial or delta CRL (RFC 5280 §5.2).
+
+    These say so by a critical extension. Some CAs leave the bit out, and verifiers look at what the extension is; of
+    entries, one critical extension that is not known makes a verifier refuse the CRL.
+    """
     if not isinstance(parsed.signature_hash_algorithm, STRONG_HASHES):
         raise ForeignCrlError("it is signed with a weak or unknown hash", ca_id)
-    critical = [each.oid.dotted_string for each in parsed.extensions if each.critical]
-    if critical:
-        raise ForeignCrlError(f"it has critical extensions, so it is no whole CRL: {', '.join(critical)}", ca_id)
+    found = [each.oid.dotted_string for each in parsed.extensions if each.critical or isinstance(each.value, _OF_PARTS)]
+    if found:
+        raise ForeignCrlError(f"it has extensions of one that is no whole CRL: {', '.join(found)}", ca_id)
+    if any(each.critical for entry in parsed for each in entry.extensions):
+        raise ForeignCrlError("an entry has a critical extension, for which verifiers refuse the whole of it", ca_id)
 
 
 def _der(parsed: x509.CertificateRevocationList) -> bytes:

@@ -22,6 +22,7 @@ from meshca.store.times import moment
 from meshca.store.trust import insert_authority
 
 RECORDS = 8
+ENDLESS = b'{"writer":"server","seq":1e400,"hash":"","at":1,"signer_id":"","signature":""}'
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,14 @@ def test_a_writer_whose_tail_was_cut_leaves_a_gap_when_it_goes_on(
 
 @pytest.mark.parametrize(
     ("content", "finding"),
-    [(None, "is missing"), (b"{", "is damaged"), (b"[]", "is damaged"), (b'{"writer":1}', "is damaged")],
+    [
+        (None, "is missing"),
+        (b"{", "is damaged"),
+        (b"[]", "is damaged"),
+        (b'{"writer":1}', "is damaged"),
+        (ENDLESS, "is damaged"),
+        (b'["signature",' + b"[" * 100_000, "is damaged"),
+    ],
 )
 def test_a_checkpoint_file_that_is_lost_or_damaged_shows(
     reopened: AuditLog, policy: CheckpointPolicy, content: bytes | None, finding: str
@@ -286,3 +294,9 @@ def test_each_writer_has_a_chain_of_its_own(
     assert log.verify().intact
     tamper(other, "UPDATE audit SET actor = 'x' WHERE writer = 'replica'")
     assert log.verify().findings == ("replica record 1: its fields do not match its hash",)
+
+
+def test_a_ca_whose_certificate_was_overwritten_does_not_stop_a_check(store: Store, reopened: AuditLog) -> None:
+    junk = text("UPDATE authorities SET certificate = :junk")
+    store.write(lambda transaction: transaction.connection.execute(junk, {"junk": b"junk"}) and None)
+    assert any("has a wrong signature" in one for one in reopened.verify().findings)

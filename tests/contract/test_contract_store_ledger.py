@@ -22,8 +22,8 @@ from store_examples import (
     serial,
 )
 
-from meshca.authority.ports import Abandoned, Move, Result, Revocation, TrustChange
-from meshca.authority.records import CertificateFilter, CertificateStatus
+from meshca.authority.ports import Abandoned, Move, Reparent, Result, Revocation, TrustChange
+from meshca.authority.records import CertificateFilter, CertificateStatus, Freeze
 from meshca.errors import ConflictError, InvalidInputError
 from meshca.spiffe.id import SpiffeId
 from meshca.store.engine import Store
@@ -121,6 +121,27 @@ def test_only_one_ca_of_a_role_is_prepared(ledger: SqlLedger) -> None:
         ledger.change_trust(TrustChange(3, added=(second,)), [])
 
 
+def test_a_ca_is_put_below_another_with_a_change_of_trust_or_not_at_all(ledger: SqlLedger) -> None:
+    below = replace(authority(ISSUER, "issuing"), parent_id="11" * 10)
+    ledger.create_realm(REALM, [below], [], [])
+    ledger.change_trust(TrustChange(2, reparented=(Reparent(ISSUER, "11" * 10, "22" * 10),)), [])
+    assert [record.parent_id for record in ledger.authorities()] == ["22" * 10]
+    with pytest.raises(ConflictError, match="not stand below"):
+        ledger.change_trust(TrustChange(3, reparented=(Reparent(ISSUER, "11" * 10, "33" * 10),)), [])
+    assert ledger.generation() == 2
+
+
+def test_no_ca_is_added_once_a_freeze_has_been_answered(ledger: SqlLedger) -> None:
+    ledger.create_realm(REALM, [authority("00" * 10)], [], [])
+    added = replace(authority(ISSUER, "issuing"), state="prepared")
+    assert ledger.freeze(Freeze(T0, "uid:0", ""), entry("freeze"))
+    with pytest.raises(ConflictError, match="frozen"):
+        ledger.change_trust(TrustChange(2, added=(added,)), [])
+    ledger.change_trust(TrustChange(2, moved=(Move("00" * 10, "active", "old", T0),)), [])
+    ledger.unfreeze(entry("unfreeze"))
+    ledger.change_trust(TrustChange(3, added=(added,)), [])
+
+
 def test_an_activation_is_hastened_once(store: Store, ledger: SqlLedger) -> None:
     prepared = replace(authority(ISSUER, "issuing"), state="prepared", activate_at=T0 + HOUR)
     ledger.create_realm(REALM, [prepared], [], [])
@@ -134,8 +155,9 @@ def test_an_activation_is_hastened_once(store: Store, ledger: SqlLedger) -> None
 def test_a_ca_is_tainted_once(store: Store, ledger: SqlLedger) -> None:
     gone = replace(authority("11" * 10, "issuing"), state="removed")
     ledger.create_realm(REALM, [authority("00" * 10), gone], [], [])
-    assert ledger.taint(["00" * 10, gone.id], T0, [entry("taint")]) == ["00" * 10]
-    assert ledger.taint(["00" * 10], T0 + HOUR, [entry("never")]) == []
+    entries = [entry("taint", "00" * 10), entry("never", gone.id)]
+    assert ledger.taint(["00" * 10, gone.id], T0, entries) == ["00" * 10]
+    assert ledger.taint(["00" * 10], T0 + HOUR, [entry("never", "00" * 10)]) == []
     assert {record.tainted_at for record in ledger.authorities()} == {T0, None}
     assert audited(store) == [("taint", "ok")]
 
@@ -228,6 +250,26 @@ def test_an_intent_of_a_suspended_identity_is_refused_beside_others(ledger: SqlL
     assert ledger.resume(WEB, entry("resume"))
     assert not ledger.resume(WEB, entry("resume"))
     assert ledger.record_intents([intent(1)]) == [True]
+
+
+@pytest.mark.parametrize("after", ["removed", "old"])
+def test_nothing_is_issued_by_a_ca_that_was_removed_or_tainted_and_replaced(ledger: SqlLedger, after: str) -> None:
+    active = authority(ISSUER, "issuing")
+    ledger.create_realm(REALM, [active], [], [entry("init")])
+    assert ledger.record_intents([intent(1), intent(2)]) == [True, True]
+    ledger.taint([ISSUER], T0, [entry("taint")])
+    assert ledger.record_results([Result(serial(1), b"1")], no_audit) == [True]
+    ledger.change_trust(TrustChange(2, moved=(Move(ISSUER, active.state, after, T0),)), [])  # type: ignore[arg-type]
+    assert ledger.record_intents([intent(3)]) == [False]
+    assert ledger.record_results([Result(serial(2), b"2")], no_audit) == [False]
+
+
+def test_a_ca_that_retired_finishes_what_it_has_begun(ledger: SqlLedger) -> None:
+    active = authority(ISSUER, "issuing")
+    ledger.create_realm(REALM, [active], [], [entry("init")])
+    ledger.record_intents([intent(1)])
+    ledger.change_trust(TrustChange(2, moved=(Move(ISSUER, active.state, "old", T0),)), [])
+    assert ledger.record_results([Result(serial(1), b"1")], no_audit) == [True]
 
 
 # --- revocation ------------------------------------------------------------------------------------------------------

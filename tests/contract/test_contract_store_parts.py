@@ -194,7 +194,20 @@ def test_what_a_node_refused_is_remembered_until_it_is_forgotten(store: Store) -
         acknowledgements.reject(rejection).result(10)
     assert [found.message for found in acknowledgements.rejections("w\\x00b")] == ["b\\x00d"]
     assert acknowledgements.rejections("web") == [again]
-    acknowledgements.forget("web", T0 + SECOND).result(10)
-    assert acknowledgements.rejections("web") == [again]
-    acknowledgements.forget("web", T0 + 2 * SECOND).result(10)
-    assert (acknowledgements.rejections("web"), acknowledgements.rejections("api")) == ([], [other])
+    assert acknowledgements.rejections("api") == [other]
+    acknowledgements.forget(T0 + SECOND, T0 + HOUR)
+    assert (acknowledgements.rejections("web"), acknowledgements.rejections("api")) == ([again], [])
+    acknowledgements.forget(T0 + 2 * SECOND, T0 + HOUR)
+    assert acknowledgements.rejections("web") == []
+
+
+def test_an_acknowledgement_is_forgotten_once_it_is_old_and_its_holder_has_no_leaf(store: Store) -> None:
+    ledger, acknowledgements = SqlLedger(store), Acknowledgements(store)
+    ledger.record_intents([intent(1)])
+    holder, end = intent(1).holder, intent(1).not_after
+    acknowledgements.record([Acknowledgement(holder, "stream", WEB, 5, T0)]).result(10)
+    acknowledgements.forget(T0, end)
+    acknowledgements.forget(T0 + SECOND, end - SECOND)
+    assert acknowledgements.generation_of(holder, WEB) == 5
+    acknowledgements.forget(T0 + SECOND, end)
+    assert acknowledgements.generation_of(holder, WEB) == 0

@@ -59,11 +59,16 @@ class InMemoryLedger:
     def change_trust(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
         with self._lock:
             self._require_next(change.crls, change.generation)
+            if change.added and self._freeze is not None:
+                raise ConflictError("issuance was frozen meanwhile")
             changed = dict(self._authorities)
             for move in change.moved:
                 if changed[move.id].state != move.before:
                     raise ConflictError(f"CA {move.id} is not {move.before} any more")
                 changed[move.id] = _moved(changed[move.id], move)
+            for one in change.reparented:
+                assert changed[one.id].parent_id == one.before
+                changed[one.id] = replace(changed[one.id], parent_id=one.after)
             for record in change.added:
                 if record.id in changed:
                     raise ConflictError("this CA is known already", value=record.id)
@@ -86,8 +91,9 @@ class InMemoryLedger:
             found = [self._authorities[ca_id] for ca_id in ca_ids]
             marked = [record for record in found if record.state != "removed" and record.tainted_at is None]
             self._authorities |= {record.id: replace(record, tainted_at=at) for record in marked}
-            self.audit += audit if marked else ()
-            return sorted(record.id for record in marked)
+            ids = sorted(record.id for record in marked)
+            self.audit += [each for each in audit if each.subject in ids]
+            return ids
 
     def lapsed(self, at: datetime) -> int:
         with self._lock:
@@ -217,7 +223,7 @@ class InMemoryLedger:
             self._authorities[record.id] = record
 
     def _record_intent(self, intent: Intent) -> bool:
-        if intent.spiffe_id in self._suspensions or self._freeze is not None:
+        if intent.spiffe_id in self._suspensions or self._freeze is not None or self._out_of_office(intent.issuer_id):
             return False
         self.tbs[intent.serial] = intent.tbs
         self._certificates[intent.serial] = CertificateRecord(
@@ -235,11 +241,17 @@ class InMemoryLedger:
         )
         return True
 
+    def _out_of_office(self, issuer_id: str) -> bool:
+        issuer = self._authorities.get(issuer_id)
+        return issuer is not None and (
+            issuer.state == "removed" or (issuer.state == "old" and issuer.tainted_at is not None)
+        )
+
     def _record_result(self, result: Result | Abandoned) -> bool:
         record = self._certificates[result.serial]
         if record.state != "pending" or record.revoked_at is not None:
             return False
-        if isinstance(result, Result) and self._freeze is not None:
+        if isinstance(result, Result) and (self._freeze is not None or self._out_of_office(record.issuer_id)):
             return False
         if isinstance(result, Result):
             done = replace(record, state="issued", certificate=result.certificate)

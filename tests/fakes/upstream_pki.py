@@ -72,8 +72,10 @@ class ForeignCa:
         for value, critical in extra.get("extensions", ()):
             builder = builder.add_extension(value, critical)
         for serial in revoked:
-            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self.now + since).build()
-            builder = builder.add_revoked_certificate(entry)
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self.now + since)
+            for value, critical in extra.get("of_entries", ()):
+                entry = entry.add_extension(value, critical)
+            builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self.key, extra.get("algorithm", hashes.SHA256())).public_bytes(Encoding.DER)
 
 

@@ -9,14 +9,16 @@ Rules kept here:
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 T = TypeVar("T")
 
 _MOST_ITEMS = 5000
+_NO_NAME = re.compile(r"[\s/\x00-\x1f\x7f-\x9f]")
 
 Items = Annotated[tuple[T, ...], Strict(strict=False), Field(max_length=_MOST_ITEMS)]
 """A list in a spec: a tuple, since shapes are immutable, with strict members, and bounded against hostile input."""
@@ -25,7 +27,20 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastOne = Annotated[int, Field(ge=1, le=4294967295)]
+Count = Annotated[int, Field(ge=0, le=4294967295)]
+"""Numbers that App Mesh bounds below alone, and Envoy keeps in 32 bits."""
+
+
+def looked_up(text: str) -> str:
+    """Return a name that can be looked up, or raise ``ValueError``."""
+    if _NO_NAME.search(text):
+        raise ValueError("a name that is looked up holds no space, slash or control character")
+    return text
+
+
+HostName = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(looked_up)]
+"""A name that is looked up: App Mesh bounds it nowhere, but Envoy refuses a cluster whose name is none."""
 
 
 class Shape(BaseModel):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import StringConstraints, model_validator
+from pydantic import AfterValidator, StringConstraints, model_validator
 
-from meshca.mesh.spec.base import OneOf, Port, Shape, ShortText, Text
+from meshca.mesh.spec.base import OneOf, Port, Shape, ShortText, Text, looked_up
 from meshca.mesh.spec.routes import GrpcMatch, HttpMatch, RouteKinds
 
 Switch = Literal["ENABLED", "DISABLED"]
@@ -20,11 +20,23 @@ _RESERVED_PREFIXES = ("/aws-appmesh", "/aws-app-mesh")
 _RESERVED_SERVICES = ("aws.appmesh", "aws.app-mesh")
 
 
+def _without_star(text: str) -> str:
+    # Envoy would take a star for one of its own, and match more than App Mesh's exact or suffix.
+    if "*" in text:
+        raise ValueError("a host name here is compared as it stands, and holds no *")
+    return text
+
+
+HostPart = Annotated[
+    str, StringConstraints(min_length=1, max_length=253), AfterValidator(looked_up), AfterValidator(_without_star)
+]
+
+
 class HostnameMatch(OneOf):
     """How a host name is compared."""
 
-    exact: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
-    suffix: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    exact: HostPart | None = None
+    suffix: HostPart | None = None
 
 
 class TargetService(Shape):

@@ -2,30 +2,47 @@
 
 Rules kept here:
 - Exactly one of the kinds of route; a prefix or a path, never both.
+- A regular expression is one that Envoy takes (regex.py).
 - Weights are relative: App Mesh's console asks for a sum of 100, its API never did.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from meshca.mesh.spec.base import Items, Name, OneOf, Port, Shape, ShortText, Text
+from meshca.mesh.spec.base import Count, Items, Name, OneOf, Port, Shape, ShortText, Text
+from meshca.mesh.spec.regex import check_regex
 from meshca.mesh.spec.transport import Duration, IdleTimeout, RequestTimeout
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"]
 HttpRetryEvent = Literal["server-error", "gateway-error", "client-error", "stream-error"]
 GrpcRetryEvent = Literal["cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"]
 PathPrefix = Annotated[str, StringConstraints(pattern=r"^/")]
+_HEADER = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 Priority = Annotated[int, Field(ge=0, le=1000)]
+
+
+Long = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Regex = Annotated[ShortText, AfterValidator(check_regex)]
+
+
+def _is_header(text: str) -> str:
+    if not _HEADER.fullmatch(text):
+        raise ValueError("no name of a header (RFC 9110 §5.1)")
+    return text
+
+
+HeaderName = Annotated[str, StringConstraints(min_length=1, max_length=50), AfterValidator(_is_header)]
 
 
 class Range(Shape):
     """Whole numbers from start up to, not including, end."""
 
-    start: int
-    end: int
+    start: Long
+    end: Long
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -40,14 +57,14 @@ class ValueMatch(OneOf):
     exact: ShortText | None = None
     prefix: ShortText | None = None
     suffix: ShortText | None = None
-    regex: ShortText | None = None
+    regex: Regex | None = None
     range: Range | None = None
 
 
 class HeaderMatch(Shape):
     """A header that must (or, inverted, must not) match; without `match` its presence counts."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=50)]
+    name: HeaderName
     match: ValueMatch | None = None
     invert: bool = False
 
@@ -69,7 +86,7 @@ class PathMatch(OneOf):
     """How a whole path is compared."""
 
     exact: ShortText | None = None
-    regex: ShortText | None = None
+    regex: Regex | None = None
 
 
 Headers = Annotated[Items[HeaderMatch], Field(min_length=1, max_length=10)]
@@ -153,7 +170,7 @@ class RouteAction(Shape):
 class HttpRetryPolicy(Shape):
     """When a request is tried again."""
 
-    max_retries: Annotated[int, Field(ge=0)]
+    max_retries: Count
     per_retry_timeout: Duration
     http_retry_events: Annotated[Items[HttpRetryEvent], Field(min_length=1, max_length=25)] | None = None
     tcp_retry_events: Annotated[Items[Literal["connection-error"]], Field(min_length=1, max_length=1)] | None = None

@@ -6,18 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from meshca.mesh.spec.base import AtLeastOne, Items, OneOf, Port, Shape, ShortText, Text
+from meshca.mesh.spec.base import AtLeastOne, Count, HostName, Items, OneOf, Port, Shape, ShortText
 
 Protocol = Literal["http", "http2", "grpc", "tcp"]
 GatewayProtocol = Literal["http", "http2", "grpc"]
 IpPreference = Literal["IPv6_PREFERRED", "IPv4_PREFERRED", "IPv4_ONLY", "IPv6_ONLY"]
 
 
+_LONGEST_DURATION = 315_576_000_000
+"""Seconds that a protobuf Duration holds: 10,000 years."""
+
+
 class Duration(Shape):
     """A time span; 0 disables what it limits."""
 
     unit: Literal["s", "ms"]
-    value: Annotated[int, Field(ge=0)]
+    value: Annotated[int, Field(ge=0, le=_LONGEST_DURATION)]
 
     @property
     def milliseconds(self) -> int:
@@ -123,7 +127,7 @@ class GatewayConnectionPool(OneOf):
 class OutlierDetection(Shape):
     """When a host that answers with server errors is left out, and for how long."""
 
-    max_server_errors: AtLeastOne
+    max_server_errors: Annotated[Count, Field(ge=1)]
     interval: Duration
     base_ejection_duration: Duration
     max_ejection_percent: Annotated[int, Field(ge=0, le=100)]
@@ -132,7 +136,7 @@ class OutlierDetection(Shape):
 class DnsDiscovery(Shape):
     """Find a node by DNS."""
 
-    hostname: Text
+    hostname: HostName
     response_type: Literal["LOADBALANCER", "ENDPOINTS"] = "LOADBALANCER"
     ip_preference: IpPreference | None = None
 
@@ -147,8 +151,8 @@ class CloudMapAttribute(Shape):
 class CloudMapDiscovery(Shape):
     """Find a node in AWS Cloud Map."""
 
-    namespace_name: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-    service_name: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    namespace_name: HostName
+    service_name: HostName
     attributes: Items[CloudMapAttribute] = ()
     ip_preference: IpPreference | None = None
 

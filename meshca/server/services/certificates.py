@@ -174,9 +174,10 @@ def _order(one: Any, named: _Named | MeshcaError, actor: str) -> Order | MeshcaE
         return named
     if not one.csr:
         return InvalidInputError("there is no CSR", field="csr")
-    holder = one.holder or "issue"
-    if not _HOLDER.fullmatch(holder):
-        return InvalidInputError("a holder is one printable word", field="holder", value=holder)
+    try:
+        holder = required_holder(one.holder or "issue")
+    except InvalidInputError as error:
+        return error
     return Order(
         spiffe_id=named.spiffe_id,
         holder=holder,
@@ -187,6 +188,17 @@ def _order(one: Any, named: _Named | MeshcaError, actor: str) -> Order | MeshcaE
         dns_names=tuple(one.dns_names),
         host_names=named.host_names,
     )
+
+
+def required_holder(holder: str) -> str:
+    """Return a holder that can stand in the ledger and in a log line.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    if not _HOLDER.fullmatch(holder):
+        raise InvalidInputError("a holder is one printable word", field="holder", value=holder)
+    return holder
 
 
 def _wait(request: Any) -> float:

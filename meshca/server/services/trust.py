@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from meshca.authority import audit
 from meshca.authority.records import INTERMEDIATE, ISSUING, ROOT, AuthorityRecord, CertificateFilter
 from meshca.authority.succession import Progress
 from meshca.delivery.snapshot import Snapshot
-from meshca.errors import InvalidInputError, NotFoundError, UnavailableError
+from meshca.errors import InvalidInputError, MeshcaError, NotFoundError, UnavailableError
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Streaming, Unary
+from meshca.server.services.certificates import required_holder
 from meshca.spiffe import bundle
 from meshca.spiffe.id import SpiffeId
 from meshca.v1 import admin_pb2 as pb
@@ -69,7 +72,8 @@ class TrustService:
         role = {ROOT: ROOT, ISSUING: ISSUING}.get(request.role)
         if role is None:
             raise InvalidInputError("no such role", field="role", value=request.role, remedy="root or issuing")
-        return pb.RotateAuthorityReply(id=await self._parts.rotations.rotate(role, actor))
+        with self._audited(actor, audit.ROTATE, role):
+            return pb.RotateAuthorityReply(id=await self._parts.rotations.rotate(role, actor))
 
     async def watch_rotation(self, request: Any, _: str) -> AsyncIterator[Any]:
         """Yield how far a rotation has come until it is done."""
@@ -78,18 +82,21 @@ class TrustService:
 
     async def taint(self, request: Any, actor: str) -> Any:
         """Mark a CA, and all below it, as believed stolen."""
-        return pb.TaintAuthorityReply(ids=await self._parts.rotations.taint(request.id, actor))
+        with self._audited(actor, audit.TAINT, request.id):
+            return pb.TaintAuthorityReply(ids=await self._parts.rotations.taint(request.id, actor))
 
     async def request(self, _: Any, actor: str) -> Any:
         """Return the request for the next issuing CA's certificate."""
-        request, is_new = await self._parts.rotations.request(actor)
+        with self._audited(actor, audit.REQUEST, ISSUING):
+            request, is_new = await self._parts.rotations.request(actor)
         reply = pb.CaRequestReply(id=request.key_id, csr=request_pem(request.csr), is_new=is_new)
         reply.created_at.FromDatetime(request.created_at)
         return reply
 
     async def bring(self, request: Any, actor: str) -> Any:
         """Take in a chain that an upstream has signed, or its CRLs."""
-        imported = await self._parts.rotations.bring(request.chain, list(request.crls), actor)
+        with self._audited(actor, audit.IMPORT, "trust"):
+            imported = await self._parts.rotations.bring(request.chain, list(request.crls), actor)
         reply = pb.ImportChainReply(warnings=imported.warnings)
         if imported.issuing is not None:
             reply.id, reply.parent = imported.issuing.id, imported.issuing.parent_id
@@ -103,13 +110,14 @@ class TrustService:
         """Note that a holder has put a trust generation in force."""
         if not 1 <= request.generation <= self._parts.state.snapshot.trust.generation:
             raise InvalidInputError("there is no such generation", field="generation", value=str(request.generation))
+        holder = required_holder(request.holder)
         spiffe_id, journal = SpiffeId.parse(request.spiffe_id), self._parts.journal
         if request.serial:
             leaf = await asyncio.to_thread(self._parts.house.authority.certificate, request.serial)
-            if leaf is None or (leaf.spiffe_id, leaf.holder) != (spiffe_id, request.holder):
+            if leaf is None or (leaf.spiffe_id, leaf.holder) != (spiffe_id, holder):
                 raise InvalidInputError("no leaf of this holder", field="serial", value=request.serial)
-            journal.leaf_in_force(request.holder, spiffe_id, leaf.issuer_id)
-        journal.trust_in_force(request.holder, spiffe_id, request.generation)
+            journal.leaf_in_force(holder, spiffe_id, leaf.issuer_id)
+        journal.trust_in_force(holder, spiffe_id, request.generation)
         return pb.AcknowledgeTrustReply()
 
     async def watch(self, request: Any, _: str) -> AsyncIterator[Any]:
@@ -129,6 +137,17 @@ class TrustService:
         finally:
             stop()
         raise UnavailableError("the server is going down", remedy="connect again in a moment")
+
+    @contextmanager
+    def _audited(self, actor: str, action: str, subject: str) -> Iterator[None]:
+        """Audit a refusal; what fails for want of a key store or an upstream is no refusal."""
+        try:
+            yield
+        except UnavailableError:
+            raise
+        except MeshcaError as error:
+            self._parts.journal.refused(actor, action, subject, str(error))
+            raise
 
     async def _trust(self, watched: SpiffeId | None) -> Any:
         snapshot = self._parts.state.snapshot

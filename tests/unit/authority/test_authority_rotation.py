@@ -13,7 +13,8 @@ from meshca.authority.crls import serials_on
 from meshca.authority.events import TrustChanged
 from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.records import ISSUING, ROOT, AuthorityRecord, AuthorityState, Role
-from meshca.authority.requests import Issued
+from meshca.authority.requests import Issued, Refused
+from meshca.authority.trust import NoActiveAuthorityError
 from meshca.errors import ConflictError, NotFoundError
 from meshca.x509.chain import ChainError, verify_svid
 
@@ -281,6 +282,43 @@ def test_a_tainted_ca_is_replaced_and_refused_as_soon_as_its_holders_have_anothe
         )
     assert len(trust.crls[world.created.root.id].der) > len(world.created.root.id)
     assert serials_on_the_roots_crl(world) == {serial_of(ca)}
+
+
+def test_a_roots_key_that_is_away_after_a_taint_keeps_no_revocation_from_envoys() -> None:
+    world = World()
+    issue(world)
+    acknowledge(world)
+    world.authority.succession.taint(one(world, ISSUING, "active").id, "uid:0")
+    acknowledge_trust_only(world)
+    advance(world)
+    assert cas(world, ISSUING, "old")
+    issue(world)
+    acknowledge(world)
+    world.root_signer.failing = UNREACHABLE
+    advance(world)
+    assert not cas(world, ISSUING, "old")
+    serial = issue(world).certificate.serial
+    world.authority.revoke(serial, "keyCompromise", "uid:0")
+    trust = world.authority.publish_crls()
+    assert serials_on(trust.crls[trust.active.id].der) == {int(serial, 16)}
+    assert [problem.reason for problem in world.authority.problems] == [str(UNREACHABLE)]
+    world.root_signer.failing = None
+    world.authority.publish_crls()
+    assert len(serials_on_the_roots_crl(world)) == 1
+    assert world.authority.problems == ()
+
+
+def test_a_replica_that_has_not_heard_of_a_taint_yet_issues_nothing_under_the_ca() -> None:
+    world = World()
+    replica = world.authority
+    stolen = one(world, ISSUING, "active").id
+    world.restarted().succession.taint(stolen, "uid:0")
+    assert replica.trust.active.id == stolen
+    (refused,) = replica.issue([request(WEB)])
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, NoActiveAuthorityError)
+    replica.publish_crls()
+    assert isinstance(replica.issue([request(WEB)])[0], Issued)
 
 
 def test_a_tainted_ca_goes_after_half_a_leafs_life_whoever_is_missing() -> None:

@@ -20,7 +20,8 @@ from meshca.authority.freezing import FrozenError
 from meshca.authority.ports import Ports
 from meshca.authority.records import ISSUING as ISSUING_ROLE
 from meshca.authority.records import ROOT, AuthorityRecord, AuthorityState, Role
-from meshca.authority.requests import Issued
+from meshca.authority.requests import Issued, Refused
+from meshca.authority.trust import NoActiveAuthorityError
 from meshca.authority.upstreams import NoUpstream, Upstream, UpstreamError
 from meshca.errors import ConflictError, InvalidInputError, UnavailableError
 from meshca.spiffe.bundle import pem
@@ -306,6 +307,70 @@ def test_a_renewed_certificate_of_the_same_upstream_key_is_another_ca_with_the_s
     assert {world.ca.trust.crls[root.id].number for root in world.ca.trust.roots} == {2}
     assert world.ca.trust.crl_pem.count(b"BEGIN X509 CRL") == 3  # two issuing CAs, one upstream key
     assert verified(world, world.ca, issue(world.ca))
+
+
+@pytest.mark.parametrize("renewed_since", [True, False])
+def test_a_crl_that_would_end_every_handshake_stays_out_whichever_certificate_of_its_key_stands_above(
+    renewed_since: bool,
+) -> None:
+    world = Online(middle=False)
+    issue(world.ca)
+    if renewed_since:
+        world.upstream.issuer = foreign_root(T0, Profile(life=900 * DAY), key=world.root.key)
+    world.ca.succession.rotate(ISSUING_ROLE, "uid:0")
+    trust = world.ca.trust
+    world.acknowledgements.acknowledge(HOLDER, WEB, trust.generation, trust.active.id)
+    world.advance(MINUTE)
+    (active,) = world.cas(ISSUING_ROLE, "active")
+    assert len(world.ca.trust.roots) == 1 + renewed_since
+    serial = x509.load_der_x509_certificate(active.certificate).serial_number
+    world.upstream.known_crls = [world.root.crl(2, serial, until=100 * DAY)]
+    world.ca.fetch_crls()
+    assert f"it revokes {active.id}" in world.ca.problems[0].reason
+    assert verified(world, world.ca, issue(world.ca))
+
+
+def test_a_chain_below_a_renewed_root_is_judged_by_the_crl_of_the_former_certificate() -> None:
+    world = Online()
+    middle = x509.load_der_x509_certificate(world.cas("intermediate")[0].certificate).serial_number
+    other = world.root.below(Profile(name="corp mesh CA 2"))
+    world.upstream.known_crls = [world.root.crl(2, other.certificate.serial_number, middle + 1, until=100 * DAY)]
+    world.ca.fetch_crls()
+    assert world.ca.problems == ()
+    world.upstream.known_crls = []
+    world.upstream.issuer = other
+    world.upstream.above = (foreign_root(T0, Profile(life=900 * DAY), key=world.root.key),)
+    with pytest.raises(UpstreamError, match="its own CA"):
+        world.ca.succession.rotate(ISSUING_ROLE, "uid:0")
+
+
+def test_a_renewed_root_above_an_intermediate_that_stays_takes_office_with_the_issuing_ca() -> None:
+    world = Online(root=foreign_root(T0, Profile(life=40 * DAY)))
+    (root,) = world.cas(ROOT)
+    renewed = foreign_root(T0, Profile(life=900 * DAY), key=world.root.key)
+    world.upstream.above = (renewed,)
+    world.ca.succession.rotate(ISSUING_ROLE, "uid:0")
+    assert [one.id for one in world.cas(ROOT, "active")] == [foreign_id(renewed.der)]
+    assert verified(world, world.ca, issue(world.ca))
+    world.advance(2 * HOUR)
+    assert [one.id for one in world.cas(ROOT, "removed")] == [root.id]
+    world.advance(45 * DAY)
+    made = len(world.ledger.authorities())
+    world.advance(45 * DAY + MINUTE)
+    assert len(world.ledger.authorities()) == made
+    assert world.ca.problems == ()
+
+
+def test_a_leaf_never_outlives_the_chain_above_its_issuing_ca() -> None:
+    world = Online(root=foreign_root(T0, Profile(life=10 * DAY)), middle=False)
+    (active,) = world.cas(ISSUING_ROLE)
+    assert active.not_after < world.ca.trust.active.not_after
+    world.clock.at = active.not_after - MINUTE
+    assert issue(world.ca).certificate.not_after == active.not_after
+    world.clock.at = active.not_after
+    (refused,) = world.ca.issue([request(WEB)])
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, NoActiveAuthorityError)
 
 
 def test_what_was_prepared_below_a_new_root_takes_it_along_when_it_is_given_up() -> None:

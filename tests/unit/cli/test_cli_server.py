@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
-from meshca.cli.serve import drop_secrets
+from meshca.cli.serve import drop_secrets, log_to_stderr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,3 +93,23 @@ def test_no_log_line_carries_a_secret() -> None:
     event = {"event": "x", "serial": "0a", "passphrase": "p", "vault_token": "t", "private_key": "k", "Secret": "s"}
 
     assert drop_secrets(None, "", event) == {"event": "x", "serial": "0a"}
+
+
+def test_a_traceback_on_a_terminal_shows_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", terminal)
+    try:
+        log_to_stderr()
+        fail("hunter2")
+    finally:
+        structlog.reset_defaults()
+    assert "in fail" in terminal.getvalue()
+    assert "hunter2" not in terminal.getvalue()
+
+
+def fail(passphrase: str) -> None:
+    try:
+        passphrase.index("x")
+    except ValueError:
+        structlog.get_logger().exception("failed")

@@ -50,7 +50,9 @@ def test_validate_names_file_and_place_of_a_dangling_reference(alone: Shell, tmp
 
     assert f"{tmp_path}/a.yaml:3:" in result.stderr
     assert "gone" in result.stderr
-    assert result.stdout == ""
+    (found,) = json.loads(result.stdout)["findings"]
+    assert (found["severity"], found["object"], found["value"]) == ("error", "mesh/m/virtualService/s", "gone")
+    assert (found["file"], found["line"]) == (f"{tmp_path}/a.yaml", 3)
 
 
 def test_validate_beside_a_server_changes_nothing(shell: Shell, tmp_path: Path) -> None:
@@ -83,6 +85,7 @@ def test_apply_sends_the_objects_and_says_what_changed(shell: Shell, tmp_path: P
             {"client": "spiffe://a", "server": "spiffe://c", "port": 80, "allowed": False},
         ],
         "warnings": ["virtualNode/front spec.x: not generated yet"],
+        "findings": [],
     }
     result = shell.run("apply", "-f", str(tmp_path / "a.yaml"), "--dry-run")
     assert shell.admin.calls[-1][2] is True
@@ -156,6 +159,102 @@ def test_a_file_that_is_not_there_and_an_empty_folder_are_errors(shell: Shell, t
     assert "-f" in shell.run("apply", code=2).stderr
 
 
-@pytest.mark.parametrize("option", ["--parameters", "--map-arn", "--wait", "--rollback-on-nack"])
+@pytest.mark.parametrize("option", ["--wait", "--rollback-on-nack"])
 def test_what_comes_later_is_not_offered(shell: Shell, option: str) -> None:
     shell.run("apply", "-f", "x", option, "y", code=2)
+
+
+TEMPLATE = """
+Parameters: {Name: {Type: String}, Port: {Type: Number, Default: 80}}
+Resources:
+  Queue: {Type: AWS::SQS::Queue}
+  Mesh: {Type: AWS::AppMesh::Mesh, Properties: {MeshName: m}}
+  Front:
+    Type: AWS::AppMesh::VirtualNode
+    Properties:
+      MeshName: !GetAtt Mesh.MeshName
+      VirtualNodeName: !Ref Name
+      Spec:
+        Listeners:
+          - PortMapping: {Port: !Ref Port, Protocol: http}
+            TLS: {Mode: STRICT, Certificate: {ACM: {CertificateArn: "arn:aws:acm:x"}}}
+"""
+MANIFEST = """
+apiVersion: appmesh.k8s.aws/v1beta2
+kind: VirtualService
+metadata: {name: s, namespace: ns}
+spec: {provider: {virtualNode: {virtualNodeRef: {name: front}}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+"""
+
+
+def port_of(envelope: dict[str, Any]) -> Any:
+    return envelope["spec"]["listeners"][0]["portMapping"]["port"]
+
+
+def test_the_three_forms_are_applied_together(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "a.template").write_text(TEMPLATE)
+    (tmp_path / "b.yaml").write_text(MANIFEST)
+    write(tmp_path, "c.json", {"meshName": "m", "virtualGatewayName": "g", "spec": {"listeners": [
+        {"portMapping": {"port": 1, "protocol": "http"}}]}})  # fmt: skip
+    (tmp_path / "p.txt").write_text('[{"ParameterKey": "Name", "ParameterValue": "front_ns"}]')
+    document = shell.json("apply", "-f", str(tmp_path), "--parameters", str(tmp_path / "p.txt"))
+
+    assert [(found["kind"], found["meshName"]) for found in sent(shell)] == [
+        ("mesh", "m"), ("virtualNode", "m"), ("virtualService", "m"), ("virtualGateway", "m"),
+    ]  # fmt: skip
+    assert sent(shell)[2]["spec"]["provider"]["virtualNode"]["virtualNodeName"] == "front_ns"
+    notes = [(found["severity"], found["file"], found["line"]) for found in document["findings"]]
+    assert notes == [("note", f"{tmp_path}/a.template", 4), ("note", f"{tmp_path}/b.yaml", 7)]
+
+
+def test_a_variable_goes_before_a_parameter(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TEMPLATE)
+    (tmp_path / "p.json").write_text('{"Name": "front", "Port": 81}')
+    files = ("-f", str(tmp_path / "a.yaml"), "--parameters", str(tmp_path / "p.json"))
+    shell.json("apply", *files)
+    shell.json("apply", *files, "--var", "Port=82")
+
+    assert [port_of(call[1][1]) for call in shell.admin.calls] == [81, 82]
+    assert "cannot read it" in shell.run("apply", "-f", "x", "--parameters", "gone", code=1).stderr
+    missing = shell.run("apply", "-f", str(tmp_path / "a.yaml"), code=1).stderr
+    assert f"{tmp_path}/a.yaml:10:24: error: Front Properties.VirtualNodeName: the parameter Name has no" in missing
+    assert "give --var Name=VALUE" in missing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "certificate"),
+    [
+        ((), {"acm": {"certificateArn": "arn:aws:acm:x"}}),
+        (("--map-arn", "auto"), {"sds": {"secretName": "default"}}),
+        (("--map-arn", "arn:aws:acm:x=auto"), {"sds": {"secretName": "default"}}),
+        (("--map-arn", "auto", "--map-arn", "arn:aws:acm:x=spiffe://a/b"), {"sds": {"secretName": "spiffe://a/b"}}),
+    ],
+)
+def test_arns_are_mapped(shell: Shell, tmp_path: Path, arguments: tuple[str, ...], certificate: object) -> None:
+    (tmp_path / "a.yaml").write_text(TEMPLATE)
+    shell.json("apply", "-f", str(tmp_path / "a.yaml"), "--var", "Name=front", *arguments)
+
+    assert sent(shell)[1]["spec"]["listeners"][0]["tls"]["certificate"] == certificate
+
+
+def test_half_a_mapping_is_refused(shell: Shell) -> None:
+    assert "is not ARN=NAME" in shell.run("apply", "-f", "x", "--map-arn", "arn:aws:acm:x", code=1).stderr
+
+
+def test_all_errors_are_findings_for_programs(alone: Shell, tmp_path: Path) -> None:
+    bad = {**NODE, "spec": {"listeners": [{"portMapping": {"port": 0, "protocol": "x"}, "tls": {"odd": 1}}]}}
+    result = alone.run("validate", "-f", write(tmp_path, "a.json", MESH, bad), "-o", "json", code=1)
+
+    document = json.loads(result.stdout)
+    assert [found["field"] for found in document["findings"]] == [
+        "spec.listeners[0].tls.odd",
+        "spec.listeners[0].portMapping.port",
+        "spec.listeners[0].portMapping.protocol",
+        "spec.listeners[0].tls.mode",
+        "spec.listeners[0].tls.certificate",
+    ]
+    assert all(found["line"] and found["column"] and found["object"] for found in document["findings"])
+    assert result.stderr.count("error:") == len(document["findings"])

@@ -167,6 +167,17 @@ async def test_a_trust_change_concerns_secrets_only_and_runs_no_generator() -> N
     assert (await fetched(view, "clients"))["clients"].version != before["clients"].version
 
 
+async def test_who_holds_another_identity_by_its_name_acknowledges_trust_for_that_as_well() -> None:
+    hall = Hall(entitled=["front", "back"])
+    view = await hall.open("front")
+    found = await fetched(view, "default", "ROOTCA")
+    view.acknowledged(SDS, found)
+    assert {identity for _, identity in hall.notes.in_force} == {spiffe_id("front")}
+    view.acknowledged(SDS, await fetched(view, BACK))
+    assert hall.notes.in_force.keys() == hall.notes.leaves.keys()
+    assert set(hall.notes.in_force.values()) == {1}
+
+
 async def test_trust_is_in_force_once_every_context_of_every_stream_of_the_envoy_has_it() -> None:
     hall = Hall(entitled=["back"])
     one, two = await hall.open("back"), await hall.open("back")

@@ -155,34 +155,28 @@ def test_an_object_is_a_mapping(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        (
-            {"apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "VirtualNode", "spec": {"tls": 1}},
-            "Kubernetes resources are",
-        ),
-        ({"apiVersion": "v1", "kind": "List", "items": []}, "Kubernetes resources are not read yet"),
-        ({"apiVersion": "appmesh.k8s.aws/v1beta1", "kind": "Mesh"}, "old controller (appmesh.k8s.aws/v1beta1)"),
-        ({"AWSTemplateFormatVersion": "2010-09-09"}, "CloudFormation templates"),
-        ({"Resources": {"Mesh": {"Type": "AWS::AppMesh::Mesh"}}}, "CloudFormation templates"),
         ({"meshes": []}, "a list of meshes holds no specs: describe each"),
         ({"virtualNodes": [written("virtualNode")]}, "a list of virtualNodes holds no specs: describe each"),
         ({"gatewayRoutes": []}, "a list of gatewayRoutes holds no specs"),
     ],
 )
-def test_a_form_that_is_not_read_is_refused_by_name(text: Any, rule: str) -> None:
+def test_list_output_is_refused_by_name(text: Any, rule: str) -> None:
     error = refusal(text)
     assert rule in error.rule
     assert "aws appmesh describe-" in error.remedy
     assert rule in refusal([text]).rule
 
 
-def test_a_foreign_document_is_the_only_thing_said_about_its_text() -> None:
-    text = "Resources: {A: 1, A: 2}\n---\nmeshName: m\n---\napiVersion: v1\nkind: Service\n"
-    assert "CloudFormation" in refusal(text, "a.yaml").rule
+def test_tags_are_cloudformations_alone() -> None:
+    error = refusal("meshName: !Ref M\nspec: {}\n", "a.yaml")
+    assert (error.rule, error.value, error.line, error.column) == ("tags are not read here", "!Ref", 1, 11)
 
 
-def test_a_template_full_of_tags_is_told_by_its_form() -> None:
-    text = "Resources:\n" + "".join(f"  R{number}: !Ref X\n" for number in range(300))
-    assert "CloudFormation" in refusal(text, "a.yaml").rule
+def test_each_document_is_of_its_own_form() -> None:
+    template = {"Resources": {"M": {"Type": "AWS::AppMesh::Mesh", "Properties": {"MeshName": "two"}}}}
+    crd = {"apiVersion": "appmesh.k8s.aws/v1beta2", "kind": "Mesh", "metadata": {"name": "three"}}
+    found = parsed([{"meshName": "one"}, template, [crd]])
+    assert [item.name for item in found.objects] == ["one", "two", "three"]
 
 
 def test_keys_that_app_mesh_does_not_know_are_warned_of() -> None:

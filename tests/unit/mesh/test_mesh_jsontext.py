@@ -15,15 +15,17 @@ from meshca.mesh.variables import Variables
 
 def read(text: str, variables: dict[str, str] | None = None) -> list[Any]:
     report = Report("a.json", text)
-    documents = [node.plain() for node in read_json(report, Variables(variables, report))]
+    documents = read_json(report)
+    for document in documents:
+        Variables(variables, report).fill_tree(document)
     assert report.findings == []
-    return documents
+    return [document.plain() for document in documents]
 
 
 def unreadable(text: str) -> UnreadableError:
     report = Report("a.json", text)
     with pytest.raises(UnreadableError) as caught:
-        read_json(report, Variables({}, report))
+        read_json(report)
     return caught.value
 
 
@@ -34,14 +36,14 @@ def test_values_may_follow_one_another() -> None:
 
 def test_a_key_occurs_once_and_its_place_is_named() -> None:
     report = Report("a.json", '{"x": {"a": 1,\n  "a": 2}, "y": {"a": 3}}')
-    read_json(report, Variables(None, report))
+    read_json(report)
     (finding,) = report.findings
     assert (finding.rule, finding.value, finding.line, finding.column) == ("a key occurs once", "a", 2, 3)
 
 
 def test_an_escaped_key_is_the_same_key() -> None:
     report = Report("a.json", '{"tls": 1, "\\u0074ls": 2}')
-    read_json(report, Variables(None, report))
+    read_json(report)
     assert [finding.value for finding in report.findings] == ["tls"]
 
 
@@ -127,7 +129,7 @@ def test_what_python_writes_is_read_back(value: object, escaped: bool, indent: i
 def test_what_is_read_is_what_python_reads_too(text: str) -> None:
     report = Report("a.json", text)
     try:
-        found = [node.plain() for node in read_json(report, Variables(None, report))]
+        found = [node.plain() for node in read_json(report)]
     except UnreadableError:
         return
     if len(found) == 1 and not report.findings and "$" not in text and "---" not in text:

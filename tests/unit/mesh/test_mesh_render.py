@@ -25,6 +25,9 @@ from meshca.mesh.source import Source, parse_documents, parse_envelope
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 _names = st.text("abzA0._-", min_size=1, max_size=12).filter(lambda name: name not in {".", ".."})
+_hosts = st.text("aé0.E-", min_size=1, max_size=12)
+_headers_names = st.text("aA0-_:", min_size=1, max_size=5).filter(lambda name: ":" not in name[1:] and name != ":")
+_regexes = st.sampled_from(["a", "0E0", "^/x/[0-9]{1,3}$", "(?i)y|no", "~", ".*"])
 _ports = st.integers(1, 65535)
 _duration = st.fixed_dictionaries({"unit": st.sampled_from(["s", "ms"]), "value": st.integers(0, 10**6)})
 
@@ -75,8 +78,8 @@ def _listeners(draw: st.DrawFn, protocols: tuple[str, ...]) -> list[dict[str, An
 
 _nodes = _some(
     serviceDiscovery=_only(
-        dns=st.fixed_dictionaries({"hostname": _text}, optional={"responseType": st.just("ENDPOINTS")}),
-        awsCloudMap=st.fixed_dictionaries({"namespaceName": _text, "serviceName": _text}),
+        dns=st.fixed_dictionaries({"hostname": _hosts}, optional={"responseType": st.just("ENDPOINTS")}),
+        awsCloudMap=st.fixed_dictionaries({"namespaceName": _hosts, "serviceName": _hosts}),
     ),
     listeners=_listeners(("http", "http2", "grpc", "tcp")),
     backendDefaults=st.fixed_dictionaries({"clientPolicy": _policies}),
@@ -112,9 +115,9 @@ _targets = st.lists(
 _actions = st.fixed_dictionaries({"weightedTargets": _targets})
 _headers = st.lists(
     st.fixed_dictionaries(
-        {"name": _text},
+        {"name": _headers_names},
         optional={
-            "match": _only(exact=_text, regex=_text, range=st.just({"start": 1, "end": 3})),
+            "match": _only(exact=_text, regex=_regexes, range=st.just({"start": 1, "end": 3})),
             "invert": st.booleans(),
         },
     ),

@@ -93,6 +93,6 @@ def test_a_port_is_filled_in_both_forms_of_text() -> None:
 @examples(60)
 @given(st.text(st.characters(codec="utf-8"), max_size=20))
 def test_no_value_adds_a_key(value: str) -> None:
-    text = "meshName: m\nvirtualNodeName: n\nspec: {serviceDiscovery: {dns: {hostname: 'x$V'}}}"
+    text = "meshName: m\nvirtualNodeName: n\nspec: {logging: {accessLog: {file: {path: 'x$V'}}}}"
     (node,) = parsed(text, "a.yaml", variables={"V": value}).objects
-    assert node.spec.plain() == {"serviceDiscovery": {"dns": {"hostname": f"x{value}"}}}
+    assert node.spec.plain() == {"logging": {"accessLog": {"file": {"path": f"x{value}"}}}}

@@ -10,20 +10,23 @@ from hypothesis import strategies as st
 from unit.mesh.mesh_objects import examples
 
 from meshca.mesh.tree import DEEPEST, Report, UnreadableError
-from meshca.mesh.variables import Variables
-from meshca.mesh.yamltext import MOST_ALIASED_NODES, MOST_TAGS_REPORTED, read_yaml
+from meshca.mesh.variables import MOST_TAGS_REPORTED, Variables
+from meshca.mesh.yamltext import MOST_ALIASED_NODES, read_yaml
 
 
 def read(text: str, variables: dict[str, str] | None = None) -> list[Any]:
     report = Report("a.yaml", text)
-    documents = [node.plain() for node in read_yaml(report, Variables(variables, report))]
+    documents = read_yaml(report)
+    for document in documents:
+        Variables(variables, report).fill_tree(document)
     assert report.findings == []
-    return documents
+    return [document.plain() for document in documents]
 
 
 def reported(text: str) -> tuple[str, str, int, int]:
     report = Report("a.yaml", text)
-    read_yaml(report, Variables(None, report))
+    for document in read_yaml(report):
+        Variables(None, report).fill_tree(document)
     (finding,) = report.findings
     return finding.rule, finding.value, finding.line, finding.column
 
@@ -31,7 +34,7 @@ def reported(text: str) -> tuple[str, str, int, int]:
 def unreadable(text: str) -> UnreadableError:
     report = Report("a.yaml", text)
     with pytest.raises(UnreadableError) as caught:
-        read_yaml(report, Variables(None, report))
+        read_yaml(report)
     return caught.value
 
 
@@ -55,7 +58,10 @@ def unreadable(text: str) -> UnreadableError:
         ("1.5", 1.5),
         ("1.", 1.0),
         (".5", 0.5),
-        ("1e3", 1000.0),
+        ("1e3", "1e3"),
+        ("1.0e3", "1.0e3"),
+        ("-.5", "-.5"),
+        ("1.0e+3", 1000.0),
         ("true", True),
         ("True", True),
         ("FALSE", False),
@@ -107,7 +113,9 @@ def test_an_alias_is_what_its_anchor_was() -> None:
         pytest.param("a: &a b\n*a : 1", "a key is plain text", id="alias-as-key"),
         pytest.param("{[a]: 1}", "a key is plain text", id="list-as-key"),
         pytest.param("? {a: b}\n: 1", "a key is plain text", id="mapping-as-key"),
-        pytest.param("a: &a {x: 1}\nb:\n  <<: *a", "merge keys", id="merge-key"),
+        pytest.param("a: &a 1\nb:\n  <<: *a", "a merge key (<<) takes a mapping", id="merge-of-a-scalar"),
+        pytest.param("a: &a {x: 1}\nb:\n  <<: [*a, 1]", "a merge key (<<) takes a mapping", id="merge-of-a-list"),
+        pytest.param("a: {!Ref b: 1}", "a key is plain text", id="tag-on-a-key"),
         pytest.param("a: [1", "not YAML", id="open-list"),
         pytest.param("a: b: c", "not YAML", id="two-colons"),
         pytest.param("a:\n\t- b", "not YAML", id="tab"),
@@ -134,8 +142,31 @@ def test_tags_of_others_are_refused(tag: str) -> None:
 
 def test_so_many_tags_are_reported_that_others_findings_have_room() -> None:
     report = Report("a.yaml", "- !Ref a\n" * 200 + "- {a: 1, a: 2}")
-    read_yaml(report, Variables(None, report))
+    (document,) = read_yaml(report)
+    Variables(None, report).fill_tree(document)
     assert len(report.findings) == MOST_TAGS_REPORTED + 1
+
+
+def test_a_tag_is_kept_for_the_form_that_knows_it() -> None:
+    report = Report("a.yaml", "a: !Ref b\nc: !If [x, !Sub y, {z: 1}]\nd: plain")
+    (document,) = read_yaml(report)
+    assert report.findings == []
+    tags = {key: member.node.tag for key, member in document.members().items()}
+    assert tags == {"a": "!Ref", "c": "!If", "d": ""}
+    assert [item.tag for item in document.members()["c"].node.items()] == ["", "!Sub", ""]
+
+
+def test_a_merge_key_brings_what_is_not_written_out() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\n"
+    assert read(f"{text}c: {{<<: *a, x: 9}}")[0]["c"] == {"x": 9, "y": 2}
+    assert read(f"{text}c:\n  x: 9\n  <<: [*a, *b]\n  w: 0")[0]["c"] == {"x": 9, "y": 2, "z": 4, "w": 0}
+    assert read(text + 'c: {"<<": *a}')[0]["c"] == {"<<": {"x": 1, "y": 2}}
+
+
+def test_merges_count_as_what_they_add() -> None:
+    text = "a: &a {" + ", ".join(f"k{n}: 1" for n in range(99)) + "}\n"
+    merges = "".join(f"b{n}: {{<<: *a}}\n" for n in range(MOST_ALIASED_NODES // 100))
+    assert f"more than {MOST_ALIASED_NODES}" in unreadable(text + merges).rule
 
 
 def test_no_tag_makes_an_object() -> None:
@@ -212,5 +243,5 @@ def test_what_a_dumper_writes_is_read_back(document: object) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     report = Report("a.yaml", text)
     with suppress(UnreadableError):
-        read_yaml(report, Variables({}, report))
+        read_yaml(report)
     assert all(finding.rule for finding in report.findings)

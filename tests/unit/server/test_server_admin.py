@@ -157,6 +157,9 @@ async def test_trust_is_shown_and_watched() -> None:
             await admin.acknowledge_trust("drop:/x", FRONT_ID, 2)
             with pytest.raises(InvalidInputError):
                 await admin.acknowledge_trust("drop:/x", FRONT_ID, 3)
+            for holder in ("", "drop:\0", "drop:/x y", "d" * 513):
+                with pytest.raises(InvalidInputError, match="printable word"):
+                    await admin.acknowledge_trust(holder, FRONT_ID, 2)
         with pytest.raises(UnavailableError):
             await asyncio.to_thread(list, watch)
 
@@ -251,3 +254,24 @@ async def test_a_full_disk_is_an_error_in_words_and_the_server_serves_on(monkeyp
                     assert set(await envoy.secrets()) == {"ROOTCA"}
             (issued,) = await admin.issue([signing_request(FRONT)])
             assert isinstance(issued, Issued)
+
+
+async def test_what_is_refused_of_trust_is_audited_too() -> None:
+    with temporary_home() as home:
+        async with server(home) as (_, admin):
+            with pytest.raises(NotFoundError):
+                await admin.taint_authority("00" * 10)
+            with pytest.raises(InvalidInputError):
+                await admin.import_chain(b"junk")
+            await admin.freeze("a leak")
+            for call in (admin.ca_request, lambda: admin.rotate_authority("root")):
+                with pytest.raises((ConflictError, RefusedError)):
+                    await call()
+            tail = [r for r in await admin.audit_tail(20) if r.outcome == "refused"]
+            assert [(r.action, r.subject) for r in tail] == [
+                ("taint", "00" * 10),
+                ("import-ca", "trust"),
+                ("request-ca", "issuing"),
+                ("rotate", "root"),
+            ]
+            assert {r.actor for r in tail} == {f"uid:{os.geteuid()}"}

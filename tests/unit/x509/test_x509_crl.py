@@ -56,7 +56,6 @@ TWICE = RevokedEntry(5, NOW)
         ({"revoked": (RevokedEntry(5, NOW, "removeFromCRL"),)}, "reasons_are_known"),
         ({"revoked": (RevokedEntry(5, NOW, "Compromise"),)}, "reasons_are_known"),
     ],
-    ids=str,
 )
 def test_each_refusal_comes_from_its_own_lint(changes: dict[str, Any], name: str) -> None:
     plan = crl_plan(**changes)
@@ -97,7 +96,6 @@ def test_another_cas_signature_is_refused() -> None:
         {"revoked": (RevokedEntry(5, NOW - SECOND),)},
         {"revoked": (RevokedEntry(5, NOW), RevokedEntry(6, NOW))},
     ],
-    ids=str,
 )
 def test_an_encoder_that_writes_something_else_is_caught(
     other: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -305,6 +305,8 @@ def test_a_foreign_crl_is_taken_apart() -> None:
 
 
 DELTA = ((x509.DeltaCRLIndicator(1), True),)
+PARTIAL = x509.IssuingDistributionPoint(None, None, True, False, None, False, False)
+OTHER_ISSUER = x509.CertificateIssuer([x509.DNSName("other.test")])
 
 
 @pytest.mark.parametrize(
@@ -315,6 +317,9 @@ DELTA = ((x509.DeltaCRLIndicator(1), True),)
         (ROOT.crl(None), "no CRL number"),
         (ROOT.crl(1 << 64), "63 bits"),
         (ROOT.crl(extensions=DELTA), "no whole CRL"),
+        (ROOT.crl(extensions=((x509.DeltaCRLIndicator(1), False),)), "no whole CRL"),
+        (ROOT.crl(extensions=((PARTIAL, False),)), "no whole CRL"),
+        (ROOT.crl(1, 4711, of_entries=((OTHER_ISSUER, True),)), "critical extension"),
         (ROOT.crl(algorithm=hashes.SHA224()), "weak"),
         (ROOT.crl()[:-1], "not signed"),
         (b"x" * (1 << 21), "more than"),
