@@ -102,7 +102,9 @@ def _effect(
     held = frozenset(name for one in envoys for name in one.contexts)
     if problem or (placement is None and not held):
         held |= _every_name(node, old) | _every_name(node, new)
-    changes = {*_resources(before, after), *_secrets(node, (named_before | held, named_after | held), old, new)}
+    others = held - named_before  # asked for by an Envoy that is not, or not only, driven by us
+    names = (named_before | others, named_after | others)
+    changes = {*_resources(before, after), *_secrets(node, names, old, new)}
     return Effect(node, tuple(sorted(one.node_id for one in envoys)), tuple(sorted(changes)), problem)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 from meshca.delivery.generated import ByType
-from meshca.delivery.whole import references
+from meshca.delivery.whole import secrets_named_by, secrets_of
 from meshca.xds.resource import CDS, EDS, LDS, RDS, SDS, Resource
 
 WAITING, ACKNOWLEDGED, REJECTED = "waiting", "acknowledged", "rejected"
@@ -67,7 +67,14 @@ class Progress:
         wanted = {*types, *(_LEADS_TO[kind] for kind in types if kind in _LEADS_TO)} - {SDS}
         for type_url in wanted:
             self._compare(type_url, before.get(type_url, {}), by_type.get(type_url, {}), given)
+        self._leave_out()
         return self._settled()
+
+    def _leave_out(self) -> None:
+        """Stop waiting for secrets that nothing leads to any more: an Envoy drops them without a word."""
+        secrets = {key for key in self._awaited if key[0] == SDS}
+        if secrets and self._made and LDS not in self._unread:
+            self._awaited -= secrets - {(SDS, name) for name in secrets_of(self._made)}
 
     def _compare(
         self, type_url: str, before: Mapping[str, Resource], after: Mapping[str, Resource], given: Collection[str]
@@ -82,8 +89,7 @@ class Progress:
                 if key not in self._awaited and old is not None:
                     self._before[key] = old.version
                 self._awaited.add(key)
-                named = (wanted.name for wanted in references(resource) if wanted.type_url == SDS)
-                self._awaited |= {(SDS, secret) for secret in named if secret not in given}
+                self._awaited |= {(SDS, secret) for secret in secrets_named_by(resource) if secret not in given}
         for name in before.keys() - after.keys():
             self._awaited.discard((type_url, name))
             if type_url in _TAKEN_AWAY:
@@ -93,7 +99,13 @@ class Progress:
         """Take the names of the secrets, of those it has been given, that the revision has changed."""
         self._unread.discard(SDS)
         self._awaited |= {(SDS, name) for name in changed}
+        self._leave_out()
         return self._settled()
+
+    @property
+    def takes_away(self) -> bool:
+        """Whether there are clusters that the client is to give up and has not, as far as is known."""
+        return LDS in self._unread or any(kind == CDS for kind, _ in self._leaving)
 
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource], newest: Mapping[str, str]) -> bool:
         """Take an acknowledgement; ``newest`` are the versions of secrets as given last."""

@@ -6,12 +6,14 @@ Rules kept here:
 - A suspended caller's dedicated SDS stream ends; on ADS its stream stays, no leaf is sent, its contexts are nobody.
 - While issuance is frozen a leaf that there is none of stays away until it thaws; the stream and its contexts go on.
 - What would stop or open an Envoy is not sent: the resource stays away and an alarm goes out (design §5).
+- Where a backend is taken away, its cluster goes first, then the context of its servers; a second is long enough.
 - A mesh revision is followed by what it changed for this stream (progress.py).
 - A trust generation counts as in force once every context of the stream has been acknowledged under it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,7 +29,7 @@ from meshca.delivery.ports import Leaf
 from meshca.delivery.progress import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import secrets
-from meshca.envoy.names import SecretNameError
+from meshca.envoy.names import SecretNameError, Servers, parse_secret_name
 from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
 from meshca.errors import MeshcaError, RefusedError
 from meshca.spiffe.id import IdentityError, SpiffeId
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
     from meshca.delivery.desk import Desk
 
 _OWNED = frozenset({LDS, CDS})
+_LONGEST_HOLD = 1.0
 
 
 @dataclass(slots=True)
 class _Sent:
     """The context last given out under a name, and the trust generations it carries and has acknowledged."""
 
+    wanted: Wanted | None
     version: str
     generation: int
     acknowledged: int = 0
@@ -69,6 +73,7 @@ class LiveView:
         "_dedicated",
         "_desk",
         "_ended",
+        "_holding",
         "_memory",
         "_node_id",
         "_old",
@@ -90,6 +95,7 @@ class LiveView:
         self._ended: MeshcaError | None = None
         self._memory = _Memory()
         self.progress = Progress()
+        self._holding = False
         self._old: Snapshot | None = None  # before the revision whose secrets have not been compared yet
         self.in_force = 0  # the trust generation that all contexts have acknowledged
 
@@ -155,7 +161,8 @@ class LiveView:
         placement = self._placement or placement_of({METADATA_KEY: self._told})
         self._placement = placement
         by_type = self._desk.generated.get(node, placement, self._desk.snapshot)
-        if self.progress.made(by_type, self._memory.types, self._memory.contexts):
+        given = self._memory.contexts.keys() | self._memory.leaves.keys()
+        if self.progress.made(by_type, self._memory.types, given):
             self._desk.progressed(self)
         made = by_type.get(type_url, {})
         return Found(made if names is None else {name: made[name] for name in names if name in made})
@@ -193,6 +200,8 @@ class LiveView:
 
     def dropped(self, type_url: str, names: frozenset[str]) -> None:
         """Note what the client has given up."""
+        if type_url == CDS:
+            self.leaf_changed()  # the contexts that it was waiting for may go
         if self.progress.dropped(type_url, names):
             self._desk.progressed(self)
 
@@ -239,6 +248,9 @@ class LiveView:
         if change.revision and self._caller.node in change.nodes:
             self._old = self._old or old
             self.progress.begin(change.revision, self._memory.types)
+            if self.owned and not self._holding:
+                self._holding = True
+                asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
         mine = self._caller.entitled
         if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
             self._changes.mark(None)
@@ -316,14 +328,36 @@ class LiveView:
         wanted = resolve(name, self._caller, snapshot)
         if isinstance(wanted, WantedLeaf):
             return await self._svid(wanted.name, wanted.spiffe_id, held)
-        if isinstance(wanted, Wanted):
-            made = self._desk.contexts.get(wanted, snapshot.trust)
+        context = self._held_back(wanted) if isinstance(wanted, Wanted) else None
+        if context is not None:
+            made = self._desk.contexts.get(context, snapshot.trust)
         else:
             made = self._desk.contexts.validator(name, snapshot.trust)
-        sent = self._memory.contexts.setdefault(name, _Sent(made.version, 0))
+        sent = self._memory.contexts.setdefault(name, _Sent(context, made.version, 0))
+        sent.wanted = context
         if (sent.version, sent.generation) != (made.version, snapshot.trust.generation):
             sent.version, sent.generation = made.version, snapshot.trust.generation
         return made
+
+    def _held_back(self, wanted: Wanted) -> Wanted:
+        """Return what a context is to be: as it was while the cluster that uses it is being taken away."""
+        sent = self._memory.contexts.get(wanted.name)
+        if sent is None or sent.wanted is None or not self._holding or not self.progress.takes_away:
+            return wanted
+        match parse_secret_name(wanted.name):
+            case Servers(service) if service not in self._services():
+                return Wanted(wanted.name, (sent.wanted.admitted or frozenset()) - self._desk.snapshot.suspended)
+        return wanted
+
+    def _services(self) -> tuple[str, ...]:
+        node, snapshot = self._caller.node, self._desk.snapshot
+        if node is None or self._caller.selected in snapshot.suspended:
+            return ()
+        return snapshot.mesh.policy.services_of(node)
+
+    def _let_go(self) -> None:
+        self._holding = False
+        self.leaf_changed()
 
     async def _svid(self, name: str, spiffe_id: SpiffeId, held: str) -> Resource:
         holder = Holder(self._caller.process, self._node_id, spiffe_id)

@@ -87,7 +87,7 @@ class Subscription:
             self._settled = False
             return Rejected(batch.sent, request.error, batch.removed)
         self.version_acked = batch.version
-        self.doubt.accept(self.doubt.names | batch.sent.keys() if self._full_set else batch.sent.keys())
+        self.doubt.accept(self.doubt.names | batch.sent.keys() if self._full_set else batch.sent.keys() | batch.removed)
         if self._careful and batch.sent:
             self.retry()
         return Accepted(batch.sent, batch.version, batch.removed)

@@ -86,6 +86,7 @@ def test_apply_sends_the_objects_and_says_what_changed(shell: Shell, tmp_path: P
         ],
         "warnings": ["virtualNode/front spec.x: not generated yet"],
         "findings": [],
+        "effects": [],
     }
     result = shell.run("apply", "-f", str(tmp_path / "a.yaml"), "--dry-run")
     assert shell.admin.calls[-1][2] is True
