@@ -96,13 +96,13 @@ def validate_command(settings: Settings, /, **options: Any) -> None:
         else:
             said = (*parsed.findings, *_check_alone(parsed))
             found = []
-    warnings = _warnings(said, found)
-    _warn_people(settings, warnings)
+    warnings, stricter = _warnings(said, found), _stricter(parsed)
+    _warn_people(settings, warnings, stricter)
     objects = [{"kind": o.kind, "mesh": o.mesh, "name": o.name, "parent": o.parent or None} for o in parsed.objects]
     if settings.output == "table":
         show(settings.output, objects, columns=_OBJECT_COLUMNS)
     else:
-        show(settings.output, {"objects": objects, "warnings": warnings, "findings": _rows(said)})
+        show(settings.output, {"objects": objects, "warnings": warnings, "findings": _rows((*said, *stricter))})
 
 
 @click.command("apply", cls=Command, short_help="Apply App Mesh specs, all or nothing.")
@@ -141,9 +141,9 @@ def apply_command(settings: Settings, /, seconds: float | None, *, rollback_on_n
             envoys = follow(client, applied, seconds, until_nack=rollback_on_nack)
             if rollback_on_nack and rejected(envoys):
                 back = client.rollback(applied.revision)
-    warnings = _warnings(parsed.findings, applied.warnings)
-    _warn_people(settings, warnings)
-    document = {**_document(applied, warnings), "findings": _rows(parsed.findings)}
+    warnings, stricter = _warnings(parsed.findings, applied.warnings), _stricter(parsed)
+    _warn_people(settings, warnings, stricter)
+    document = {**_document(applied, warnings), "findings": _rows((*parsed.findings, *stricter))}
     lines = _lines(applied, dry_run=dry_run)
     if waits:
         document |= {"envoys": progress_document(envoys), "rolled_back_to": back}
@@ -209,11 +209,21 @@ def _warnings(said: Iterable[Finding], found: Iterable[str]) -> list[str]:
     return list(dict.fromkeys((*map(str, said), *found)))
 
 
-def _warn_people(settings: Settings, warnings: list[str]) -> None:
+def _stricter(parsed: Parsed) -> tuple[Finding, ...]:
+    """Return the import report: where what was given is served more strictly than App Mesh served it."""
+    from meshca.mesh.deltas import security_deltas
+
+    return parsed.placed(tuple(found for item in parsed.objects for found in security_deltas(item)))
+
+
+def _warn_people(settings: Settings, warnings: list[str], stricter: Iterable[Finding]) -> None:
     # Programs find them in the document.
-    if settings.output == "table":
-        for warning in warnings:
-            note(warning)
+    if settings.output != "table":
+        return
+    from meshca.mesh.deltas import summary
+
+    for text in (*warnings, *summary(stricter)):
+        note(text)
 
 
 def _document(applied: Applied, warnings: list[str]) -> dict[str, object]:

@@ -24,7 +24,7 @@ REJECTED = EnvoyProgress(FRONT, "spiffe://f", "rejected", "cannot bind 127.0.0.1
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
     file = tmp_path / "m.json"
-    file.write_text(json.dumps({"meshName": "m", "spec": {}}))
+    file.write_text(json.dumps({"meshName": "m", "spec": {"egressFilter": {"type": "ALLOW_ALL"}}}))
     return str(file)
 
 

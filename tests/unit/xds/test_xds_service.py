@@ -52,6 +52,8 @@ class FakeView:
         self.spiffe_id = "spiffe://m.test/a"
         self.changes = Changes()
         self._source = source
+        self.gone: list[tuple[str, ...]] = []
+        self.stayed: list[tuple[str, ...]] = []
         self.accepted: asyncio.Queue[list[str]] = asyncio.Queue()
         self.messages: asyncio.Queue[str] = asyncio.Queue()
         self._nacked: set[str] = set()
