@@ -145,4 +145,5 @@ def cluster_with(secret: str) -> bytes:
     context.common_tls_context.validation_context_sds_secret_config.name = secret
     socket = base_pb2.TransportSocket(name="tls")
     socket.typed_config.Pack(context)
-    return cluster_pb2.Cluster(name="a", transport_socket=socket).SerializeToString()
+    body: bytes = cluster_pb2.Cluster(name="a", transport_socket=socket).SerializeToString()
+    return body

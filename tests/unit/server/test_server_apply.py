@@ -142,7 +142,8 @@ async def test_what_would_lead_nowhere_is_refused_with_its_name(
     parts, admin = running
 
     def without_routes(*arguments: Any) -> Any:
-        return {kind: found for kind, found in made(*arguments).items() if kind != RDS}
+        by_type: Any = made(*arguments)
+        return {kind: found for kind, found in by_type.items() if kind != RDS}
 
     async with Envoy(socket_of(parts), BACK, STREAM_ADS) as back:
         await back.ask(type_url=LDS)
