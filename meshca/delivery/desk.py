@@ -80,6 +80,7 @@ class Desk:
         self._draining = False
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
+        self._replacing: dict[Holder, str] = {}  # whose leaf was revoked, and its serial
 
     async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
         """Open the view of one stream.
@@ -124,7 +125,20 @@ class Desk:
 
     def revoked(self, serials: Collection[str], *, suspended: bool) -> None:
         """Replace the leaves with these serials, or with ``suspended`` only forget them."""
-        self.leaves.revoked(serials, suspended=suspended)
+        self._replacing |= self.leaves.revoked(serials, suspended=suspended)
+
+    async def replaced(self, seconds: float) -> bool:
+        """Wait until those whose leaf was revoked have acknowledged another, or so long; say whether all have.
+
+        A CRL that is published after it takes nothing from a holder that answers.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._replacing:
+                    self._acknowledged.clear()
+                    await self._acknowledged.wait()
+        found, self._replacing = not self._replacing, {}
+        return found
 
     def rotate(self, spiffe_id: SpiffeId) -> int:
         """Give every stream of an identity a new leaf; return how many streams that are."""
@@ -156,6 +170,9 @@ class Desk:
     def leaf_in_force(self, told: LiveView, leaf: Leaf) -> None:
         """Note that an Envoy has acknowledged a leaf; one of an identity that is new to it meets trust in force."""
         holder = Holder(told.caller.process, told.node_id, leaf.spiffe_id)
+        if self._replacing.get(holder, leaf.serial) != leaf.serial:
+            del self._replacing[holder]
+            self._acknowledged.set()
         self.journal.leaf_in_force(holder.name, leaf.spiffe_id, leaf.issuer_id)
         if generation := self._generation_of(told):
             self.journal.trust_in_force(holder.name, leaf.spiffe_id, generation)

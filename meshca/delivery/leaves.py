@@ -120,15 +120,21 @@ class Leaves:
                 return slot.leaf
             raise
 
-    def revoked(self, serials: Collection[str], *, suspended: bool) -> None:
-        """Forget these leaves; make and push new ones, unless their identity is suspended."""
+    def revoked(self, serials: Collection[str], *, suspended: bool) -> dict[Holder, str]:
+        """Forget these leaves; make and push new ones, unless their identity is suspended.
+
+        Returns who is given a new one, and the serial of the old.
+        """
         self._dead.extend(serials)
+        renewed: dict[Holder, str] = {}
         for holder, slot in list(self._slots.items()):
             if slot.leaf and slot.leaf.serial in serials:
-                slot.leaf = None
+                old, slot.leaf = slot.leaf.serial, None
                 self._stop(slot)
                 if not suspended and slot.told:
+                    renewed[holder] = old
                     self._renew(holder)
+        return renewed
 
     def rotate(self, spiffe_id: SpiffeId) -> int:
         """Replace every leaf of an identity now; return how many live holders get one."""

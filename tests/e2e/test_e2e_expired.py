@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from harness.world import World
 
-# Hand-written Envoys come back after up to 30 s: they have Envoy's own back-off.
-_PATIENCE = 60
+_PATIENCE = 30
 
 pytestmark = pytest.mark.usefixtures("other_users")
 

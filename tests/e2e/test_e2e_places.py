@@ -50,7 +50,7 @@ def test_a_mesh_lives_wherever_its_root_is(placed: World) -> None:
         assert load.failures == []
         # The certificate dies at once: peers may refuse it for as long as its holder takes to get another.
         placed.run("revoke", leaf["serial"], "--reason", "keyCompromise", "--wait")
-        refused = load.failed
+        refused = load.settled()
         load.more(100)
     assert load.failures[refused:] == []
 

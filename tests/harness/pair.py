@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meshca.cli.demo.envoy import EnvoyProcess
 
 _BEAT = 0.01
+_CALM = 0.5
 
 
 @dataclass
@@ -102,6 +103,11 @@ class Load:
         """Wait for so many more good answers."""
         wanted = self.answered + count
         eventually(lambda: self.answered >= wanted, 30, f"{count} more requests (failures: {self.failures[-3:]})")
+
+    def settled(self) -> int:
+        """Wait until nothing has failed for half a second, and return how many have failed by then."""
+        eventually(lambda: not self.failures or time.monotonic() - self.failures[-1][0] > _CALM, 10, "calm")
+        return self.failed
 
     def _run(self) -> None:
         good = (200, spiffe("front"))

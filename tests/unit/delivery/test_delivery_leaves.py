@@ -252,3 +252,9 @@ async def test_leaves_of_a_tainted_ca_are_replaced_so_many_at_a_time(world: Worl
         world.leaves.replace({"old"}, 2)
         await settle()
     assert (world.made, sorted(world.told)) == (10, ["0", "1", "2", "3", "4"])
+
+
+async def test_who_is_given_a_new_leaf_after_a_revocation_is_told(world: World) -> None:
+    await hold(world, 2)
+    assert world.leaves.revoked({"01"}, suspended=False) == {holder(0): "01"}
+    assert world.leaves.revoked({"02"}, suspended=True) == {}
