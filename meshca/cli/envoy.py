@@ -27,9 +27,9 @@ _FILE = "bootstrap.yaml"
 _SHARED_HOST = "Several Envoys on one host: add --use-dynamic-base-id, and give each addresses of its own (see --help)."
 
 
-@click.group("envoy", cls=Noun, short_help="Bootstrap, list and render Envoys.")
+@click.group("envoy", cls=Noun, short_help="Bootstrap, list, render and inspect Envoys.")
 def envoy_command() -> None:
-    """Bootstrap, list and render Envoys."""
+    """Bootstrap, list, render and inspect Envoys."""
 
 
 def _placement_options(function: Function) -> Function:
@@ -91,6 +91,31 @@ def render_command(settings: Settings, /, node: str, admin_port: int, static: bo
         _print_document(settings, _rendered(rendered))
 
 
+@envoy_command.command("inspect", short_help="Connect as a node's Envoy would, and print what comes.")
+@click.argument("node")
+@_placement_options
+@click.option(
+    "--transport", type=click.Choice(["delta", "sotw"]), default="delta", show_default=True, help="Which form of ADS."
+)
+@click.option("--leaf", is_flag=True, help="Ask for the certificate as well: one is issued for it.")
+@pass_settings
+def inspect_command(
+    settings: Settings, /, node: str, admin_port: int, transport: str, *, leaf: bool, **place: Any
+) -> None:
+    """Connect to the server's socket as NODE's Envoy would, and print what comes, private keys left out.
+
+    Whoever runs this must be entitled to NODE's identity, as its Envoy is; else the server's own account of what it
+    would send is printed, and a line on stderr says so. The certificate is asked for only with --leaf, since its holder
+    would be waited for when a CA is replaced.
+    """
+    del admin_port
+    from meshca.cli.inspecting import Asked, inspected
+
+    placement = _placement(place)
+    asked = Asked(node, placement, delta=transport == "delta", leaf=leaf)
+    _print_document(settings, inspected(settings, asked))
+
+
 def _placement(place: dict[str, Any]) -> Placement:
     from meshca.envoy.placement import Placement
 
@@ -107,12 +132,9 @@ def _start(settings: Settings, node_id: str, placement: Placement, admin_port: i
 
 
 def _rendered(rendered: Rendered) -> dict[str, Any]:
-    from meshca.envoy.documents import decode, render
-    from meshca.envoy.resources import SECRET, Generated
+    from meshca.cli.inspecting import document
 
-    configuration = [Generated(r.type_url, r.name, r.body) for r in rendered.resources if r.type_url != SECRET]
-    secrets = [decode(r.type_url, r.body) for r in rendered.resources if r.type_url == SECRET]
-    return {**render(configuration), **({"secrets": secrets} if secrets else {})}
+    return document(rendered.resources)
 
 
 def _static(rendered: Rendered, start: Bootstrap) -> dict[str, Any]:

@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "get": Entry("objects", "Print mesh objects as App Mesh envelopes."),
         "delete": Entry("objects", "Delete one mesh object."),
         "can": Entry("can", "Say whether CLIENT may call SERVER, and why."),
+        "endpoint": Entry("endpoint", "Say where nodes are that no DNS finds."),
     },
     "Identities": {
         "register": Entry("registration", "Entitle processes to the identity of NODE."),
@@ -67,7 +68,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "keys": Entry("keys", "Change the passphrase of sealed keys."),
     },
     "Envoy": {
-        "envoy": Entry("envoy", "Bootstrap, list and render Envoys."),
+        "envoy": Entry("envoy", "Bootstrap, list, render and inspect Envoys."),
     },
     "Audit": {
         "audit": Entry("audit", "Read and verify the audit log."),

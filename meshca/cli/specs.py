@@ -14,11 +14,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meshca.cli.applying import (
+    PATIENCE,
+    effects_document,
+    effects_text,
+    failed,
+    follow,
+    is_change,
+    progress_document,
+    progress_text,
+    rejected,
+)
 from meshca.cli.command import Command, Settings, connect, may_open, pass_settings
 from meshca.cli.output import note, show
 from meshca.client.values import Applied
 
 if TYPE_CHECKING:
+    from meshca.client.values import EnvoyProgress
     from meshca.mesh.findings import Finding
     from meshca.mesh.source import Parsed
 
@@ -84,32 +96,63 @@ def validate_command(settings: Settings, /, **options: Any) -> None:
         else:
             said = (*parsed.findings, *_check_alone(parsed))
             found = []
-    warnings = _warnings(said, found)
-    _warn_people(settings, warnings)
+    warnings, stricter = _warnings(said, found), _stricter(parsed)
+    _warn_people(settings, warnings, stricter)
     objects = [{"kind": o.kind, "mesh": o.mesh, "name": o.name, "parent": o.parent or None} for o in parsed.objects]
     if settings.output == "table":
         show(settings.output, objects, columns=_OBJECT_COLUMNS)
     else:
-        show(settings.output, {"objects": objects, "warnings": warnings, "findings": _rows(said)})
+        show(settings.output, {"objects": objects, "warnings": warnings, "findings": _rows((*said, *stricter))})
 
 
 @click.command("apply", cls=Command, short_help="Apply App Mesh specs, all or nothing.")
 @_spec_options
+@click.option(
+    "--wait",
+    "seconds",
+    is_flag=False,
+    flag_value=PATIENCE,
+    type=click.FloatRange(min=0),
+    metavar="[SECONDS]",
+    help=f"Wait until every Envoy that this concerns has acknowledged it, at most {PATIENCE:g} s.",
+)
+@click.option("--rollback-on-nack", is_flag=True, help="Wait, and undo it if an Envoy rejects what it is sent.")
 @pass_settings
-def apply_command(settings: Settings, /, **options: Any) -> None:
+def apply_command(settings: Settings, /, seconds: float | None, *, rollback_on_nack: bool, **options: Any) -> None:
     """Apply App Mesh specs, all or nothing.
 
     They may be API JSON or YAML, Kubernetes manifests and CloudFormation templates, in any mixture.
+
+    --dry-run says which objects would change, who might newly call whom and who no longer, and which Envoys would be
+    sent what. With --wait the exit code is 1 where an Envoy has rejected the revision, has gone, or has not
+    acknowledged it in time. Where one has rejected it, --rollback-on-nack makes a new revision of what was before.
     """
     with _refusals_shown(settings):
         parsed = _read(options)
     dry_run = options["dry_run"]
+    if rollback_on_nack and seconds is None:
+        seconds = PATIENCE
+    envoys: tuple[EnvoyProgress, ...] = ()
+    back: int | None = None
     with connect(settings) as client:
         applied = client.apply(_envelopes(parsed), dry_run=dry_run, prune=options["prune"])
-    warnings = _warnings(parsed.findings, applied.warnings)
-    _warn_people(settings, warnings)
-    document = {**_document(applied, warnings), "findings": _rows(parsed.findings)}
-    show(settings.output, document, text=_text(applied, dry_run=dry_run))
+        waits = seconds is not None and not dry_run and is_change(applied)
+        if seconds is not None and waits:
+            envoys = follow(client, applied, seconds, until_nack=rollback_on_nack)
+            if rollback_on_nack and rejected(envoys):
+                back = client.rollback(applied.revision)
+    warnings, stricter = _warnings(parsed.findings, applied.warnings), _stricter(parsed)
+    _warn_people(settings, warnings, stricter)
+    document = {**_document(applied, warnings), "findings": _rows((*parsed.findings, *stricter))}
+    lines = _lines(applied, dry_run=dry_run)
+    if waits:
+        document |= {"envoys": progress_document(envoys), "rolled_back_to": back}
+        lines += progress_text(envoys)
+    if back is not None:
+        lines.append(f"rolled back: revision {back} is what there was before {applied.revision}")
+    show(settings.output, document, text="\n".join(lines))
+    if failed(envoys):
+        raise click.exceptions.Exit(1)
 
 
 def _read(options: dict[str, Any]) -> Parsed:
@@ -165,11 +208,21 @@ def _warnings(said: Iterable[Finding], found: Iterable[str]) -> list[str]:
     return list(dict.fromkeys((*map(str, said), *found)))
 
 
-def _warn_people(settings: Settings, warnings: list[str]) -> None:
+def _stricter(parsed: Parsed) -> tuple[Finding, ...]:
+    """Return the import report: where what was given is served more strictly than App Mesh served it."""
+    from meshca.mesh.deltas import security_deltas
+
+    return parsed.placed(tuple(found for item in parsed.objects for found in security_deltas(item)))
+
+
+def _warn_people(settings: Settings, warnings: list[str], stricter: Iterable[Finding]) -> None:
     # Programs find them in the document.
-    if settings.output == "table":
-        for warning in warnings:
-            note(warning)
+    if settings.output != "table":
+        return
+    from meshca.mesh.deltas import summary
+
+    for text in (*warnings, *summary(stricter)):
+        note(text)
 
 
 def _document(applied: Applied, warnings: list[str]) -> dict[str, object]:
@@ -183,17 +236,19 @@ def _document(applied: Applied, warnings: list[str]) -> dict[str, object]:
             {"client": p.client, "server": p.server, "port": p.port, "allowed": p.allowed} for p in applied.permissions
         ],
         "warnings": warnings,
+        "effects": effects_document(applied.effects),
     }
 
 
-def _text(applied: Applied, *, dry_run: bool) -> str:
+def _lines(applied: Applied, *, dry_run: bool) -> list[str]:
     lines = [f"{c.change:<9} {_label(c.kind, c.mesh, c.parent, c.name)}" for c in applied.changes]
     lines += [
         f"{'may now' if p.allowed else 'no longer may'} call: {p.client} -> {p.server} port {p.port}"
         for p in applied.permissions
     ]
+    lines += effects_text(applied.effects)
     lines.append("dry run: nothing was changed" if dry_run else f"revision {applied.revision}")
-    return "\n".join(lines)
+    return lines
 
 
 def _label(kind: str, mesh: str, parent: str, name: str) -> str:

@@ -30,7 +30,9 @@ from meshca.client.values import (
     CertificateQuery,
     CertificateRecord,
     Decision,
+    Endpoint,
     Envelope,
+    EnvoyProgress,
     ImportedChain,
     Issued,
     KeptCheckpoints,
@@ -93,6 +95,23 @@ class AdminClient:
         texts = [json.dumps(envelope, sort_keys=True, separators=(",", ":")) for envelope in objects]
         request = pb.ApplyRequest(objects=texts, dry_run=dry_run, prune=prune)
         return convert.applied(self._call(self._stub.Apply, request))
+
+    def watch_revision(self, revision: int, seconds: float) -> Iterator[tuple[EnvoyProgress, ...]]:
+        """Yield how far each Envoy has come with a revision, until none is waited for or the time is over."""
+        call = self._stub.WatchRevision(pb.WatchRevisionRequest(revision=revision), timeout=seconds)
+        try:
+            for message in call:
+                yield convert.revision_progress(message)
+        except grpc.RpcError as error:
+            ended: Any = error
+            if ended.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._ours(error) from error
+        finally:
+            call.cancel()
+
+    def rollback(self, revision: int) -> int:
+        """Undo the newest revision, which this must be; return the new one."""
+        return int(self._call(self._stub.Rollback, pb.RollbackRequest(revision=revision)).revision)
 
     def get(self, kind: str = "", name: str = "", mesh: str = "") -> list[dict[str, Any]]:
         """Return applied objects as App Mesh envelopes."""
@@ -234,6 +253,22 @@ class AdminClient:
         """Say that a holder has put a trust generation and this leaf in force (a drop: once its command succeeded)."""
         request = pb.AcknowledgeTrustRequest(holder=holder, spiffe_id=spiffe_id, generation=generation, serial=serial)
         self._call(self._stub.AcknowledgeTrust, request)
+
+    # ---- endpoints
+
+    def add_endpoints(self, node: str, addresses: Sequence[str]) -> list[Endpoint]:
+        """Say where a node is to be found, beside where it is already; return all its endpoints."""
+        request = pb.EndpointsRequest(node=node, addresses=addresses)
+        return convert.endpoints(self._call(self._stub.AddEndpoints, request))
+
+    def remove_endpoints(self, node: str, addresses: Sequence[str]) -> list[Endpoint]:
+        """Remove endpoints of a node, all or none; return those that are left."""
+        request = pb.EndpointsRequest(node=node, addresses=addresses)
+        return convert.endpoints(self._call(self._stub.RemoveEndpoints, request))
+
+    def endpoints(self, node: str = "") -> list[Endpoint]:
+        """Return the endpoints of a node, or of all."""
+        return convert.endpoints(self._call(self._stub.ListEndpoints, pb.ListEndpointsRequest(node=node)))
 
     # ---- Envoys
 

@@ -38,7 +38,23 @@ def applied(reply: Any) -> values.Applied:
         changes=tuple(values.Change(c.change, c.kind, c.mesh, c.name, c.parent) for c in reply.changes),
         permissions=tuple(values.Permission(p.client, p.server, p.port, p.allowed) for p in reply.permissions),
         warnings=tuple(reply.warnings),
+        effects=tuple(map(_effect, reply.effects)),
     )
+
+
+def _effect(message: Any) -> values.Effect:
+    changes = tuple(values.ResourceChange(r.change, r.type_url, r.name) for r in message.resources)
+    return values.Effect(message.node_id, tuple(message.envoys), changes, message.problem)
+
+
+def revision_progress(message: Any) -> tuple[values.EnvoyProgress, ...]:
+    """RevisionProgress."""
+    return tuple(values.EnvoyProgress(e.node_id, e.spiffe_id, e.state, e.message) for e in message.envoys)
+
+
+def endpoints(reply: Any) -> list[values.Endpoint]:
+    """EndpointsReply."""
+    return [values.Endpoint(e.node_id, e.address, e.port) for e in reply.endpoints]
 
 
 def decision(reply: Any) -> values.Decision:

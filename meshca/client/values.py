@@ -50,13 +50,52 @@ class Permission:
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceChange:
+    """A resource that would be sent to an Envoy or taken from it: added, changed or removed."""
+
+    change: str
+    type_url: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a node's Envoys would be sent: those connected, or where none is, one that was."""
+
+    node_id: str
+    envoys: tuple[str, ...]
+    resources: tuple[ResourceChange, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyProgress:
+    """How far one Envoy has come with a revision: waiting, acknowledged, rejected or gone."""
+
+    node_id: str
+    spiffe_id: str
+    state: str
+    message: str = ""  # the Envoy's own, of a NACK
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a node is to be found; port 0: its listener's own."""
+
+    node_id: str
+    address: str
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
-    """The answer to an apply; ``revision`` is unchanged by a dry run."""
+    """The answer to an apply; ``revision`` is unchanged by a dry run, which alone has effects."""
 
     revision: int
     changes: tuple[Change, ...] = ()
     permissions: tuple[Permission, ...] = ()
     warnings: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

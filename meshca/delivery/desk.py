@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from meshca.delivery.callers import recognise
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
+from meshca.delivery.effects import Connected, Prepared
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
 from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
+from meshca.delivery.progress import ACKNOWLEDGED, REJECTED, WAITING
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
@@ -39,6 +41,16 @@ class Census:
     notified: int
     acknowledged: int  # of these: all their contexts carry the generation asked about
     not_drainable: int  # of these: their listeners and clusters are not ours
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyProgress:
+    """How far one Envoy has come with a mesh revision."""
+
+    node_id: str
+    spiffe_id: str
+    state: str  # waiting | acknowledged | rejected
+    message: str = ""  # its own, of a NACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,7 @@ class Desk:
         self._envoys: dict[tuple[Process, str], set[LiveView]] = {}
         self._draining = False
         self._acknowledged = asyncio.Event()
+        self._progressed = asyncio.Event()
         self._replacing: dict[Holder, str] = {}  # whose leaf was revoked, and its serial
 
     async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
@@ -97,15 +110,18 @@ class Desk:
         views.discard(view)
         if not views:
             self._envoys.pop(view.envoy, None)
+        self.progressed(view)
 
-    def replace(self, snapshot: Snapshot) -> None:
-        """Put a snapshot in force."""
-        change = difference(self.snapshot, snapshot)
+    def replace(self, snapshot: Snapshot, prepared: Prepared | None = None) -> None:
+        """Put a snapshot in force; ``prepared`` is what was generated of it already."""
+        old = self.snapshot
+        change = difference(old, snapshot)
         self.snapshot = snapshot
         self.replace_tainted()
         self.generated.forget(change.nodes)
+        self.generated.adopt(prepared or {})
         for view in self._views():
-            view.moved(change)
+            view.moved(change, old)
 
     def revoked(self, serials: Collection[str], *, suspended: bool) -> None:
         """Replace the leaves with these serials, or with ``suspended`` only forget them."""
@@ -164,6 +180,36 @@ class Desk:
     def _generation_of(self, told: LiveView) -> int:
         """Return the trust generation that an Envoy has acknowledged on all of its streams that carry trust."""
         return min((view.in_force for view in self._envoys.get(told.envoy, ()) if view.trusting), default=0)
+
+    def progressed(self, view: LiveView) -> None:
+        """Note that a stream has come further with a mesh revision, or will not."""
+        if view.progress.revision:
+            self._progressed.set()
+            self._progressed = asyncio.Event()
+
+    def progress(self, revision: int) -> tuple[dict[tuple[Process, str], EnvoyProgress], asyncio.Event]:
+        """Return how far each Envoy has come with a revision that concerns it, and what tells of the next step."""
+        found: dict[tuple[Process, str], EnvoyProgress] = {}
+        for envoy, views in self._envoys.items():
+            states = {state: view for view in views if (state := view.progress.state_at(revision))}
+            for state in (REJECTED, WAITING, ACKNOWLEDGED):
+                if state in states:
+                    view = states[state]
+                    found[envoy] = EnvoyProgress(view.node_id, view.spiffe_id, state, view.progress.nack)
+                    break
+        return found, self._progressed
+
+    def connected(self) -> list[Connected]:
+        """Return what tells what the Envoys that are connected would be sent."""
+        found = []
+        for (_, node_id), views in self._envoys.items():
+            node = next((view.caller.node for view in views if view.caller.node), None)
+            if node is None:
+                continue
+            placement = next((view.placement for view in views if view.placement), None)
+            names = frozenset(name for view in views for name in view.contexts)
+            found.append(Connected(node_id, node, placement, names))
+        return found
 
     def census(self, generation: int) -> Census:
         """Count the Envoys that hold trust."""

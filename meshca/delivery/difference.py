@@ -6,23 +6,16 @@ the judges of what is sent, this only says who is to be looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from meshca.delivery.snapshot import MeshState, Snapshot
-from meshca.mesh.model import (
-    GATEWAY_ROUTE,
-    MESH,
-    ROUTE,
-    VIRTUAL_GATEWAY,
-    VIRTUAL_NODE,
-    VIRTUAL_ROUTER,
-    ObjectKey,
-    VirtualService,
-)
+from meshca.mesh.links import changed_keys
+from meshca.mesh.model import GATEWAY_ROUTE, MESH, VIRTUAL_GATEWAY, ObjectKey
+from meshca.policy.admission import Sides
+from meshca.policy.reach import callers_of, services_through
 from meshca.spiffe.id import SpiffeId
 
-_ROUTING = (VIRTUAL_ROUTER, ROUTE)
 _IDENTITY, _LISTENER, _BACKEND = "identity:", "listener:", "backend:"
 
 
@@ -36,6 +29,7 @@ class Difference:
     suspended: frozenset[SpiffeId]  # newly
     resumed: frozenset[SpiffeId]
     thawed: bool  # certificates are issued again: whoever got none may have one now
+    revision: int  # the mesh revision that is new; 0: it is the same
 
 
 def difference(old: Snapshot, new: Snapshot) -> Difference:
@@ -45,6 +39,7 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
     nodes = _of_objects(old.mesh, new.mesh) | _of_identities(identities, new.mesh)
     for kind in (_LISTENER, _BACKEND):
         nodes |= {key for scope in _scopes(old, new, kind) if (key := _node_of(scope.partition("|")[0], new.mesh))}
+    nodes |= _of_endpoints(old, new)
     return Difference(
         nodes=frozenset(nodes),
         trust=_anchors(old) != _anchors(new),
@@ -52,6 +47,7 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
         suspended=new.suspended - old.suspended,
         resumed=old.suspended - new.suspended,
         thawed=old.frozen is not None and new.frozen is None,
+        revision=new.mesh.revision if new.mesh.revision != old.mesh.revision else 0,
     )
 
 
@@ -59,6 +55,15 @@ def _anchors(snapshot: Snapshot) -> tuple[bytes, bytes, bool]:
     """Return what a validation context takes from trust."""
     trust = snapshot.trust
     return trust.bundle_pem, trust.crl_pem, trust.leaf_crl_only
+
+
+def _of_endpoints(old: Snapshot, new: Snapshot) -> set[ObjectKey]:
+    """Return who calls a node that is to be found elsewhere."""
+    if old.endpoints is new.endpoints:
+        return set()
+    every = old.endpoints.keys() | new.endpoints.keys()
+    moved = {key for key in every if old.endpoints.get(key) != new.endpoints.get(key)}
+    return callers_of(services_through(moved, new.mesh.mesh_set), new.mesh.mesh_set)
 
 
 def _scopes(old: Snapshot, new: Snapshot, prefix: str) -> Iterator[str]:
@@ -92,45 +97,32 @@ def _admissions(mesh: MeshState) -> Iterator[tuple[ObjectKey, int | str, frozens
 
 def _of_objects(old: MeshState, new: MeshState) -> set[ObjectKey]:
     """Return the nodes that reach a changed object, before or after, and those whose peers differ."""
-    changed = _changed(old, new)
+    changed = changed_keys(old.mesh_set.objects, new.mesh_set.objects) if old.mesh_set is not new.mesh_set else ()
     if not changed:
         return set()
-    before = {(key, what): ids for key, what, ids in _admissions(old)}
-    after = {(key, what): ids for key, what, ids in _admissions(new)}
-    found = {pair[0] for pair in before.keys() | after.keys() if before.get(pair) != after.get(pair)}
-    return found | _reaching(changed, old) | _reaching(changed, new)
+    return _differing(old, new) | _reaching(changed, old) | _reaching(changed, new)
 
 
-def _changed(old: MeshState, new: MeshState) -> set[ObjectKey]:
-    before, after = old.mesh_set.objects, new.mesh_set.objects
-    if old.mesh_set is new.mesh_set:
-        return set()
-    found = {key for key, item in after.items() if before.get(key) is not item and before.get(key) != item}
-    return found | (before.keys() - after.keys())
+def _differing(old: MeshState, new: MeshState) -> set[ObjectKey]:
+    """Return the nodes whose peers differ; policies made from each other share what is the same."""
+    before, after = old.policy.sides, new.policy.sides
+    found = {key for key in before.keys() | after.keys() if before.get(key) is not after.get(key)}
+    return {key for key in found if _peers(before.get(key)) != _peers(after.get(key))}
 
 
-def _reaching(changed: set[ObjectKey], mesh: MeshState) -> set[ObjectKey]:
+def _peers(sides: Sides | None) -> tuple[dict[int, frozenset[SpiffeId]], dict[str, frozenset[SpiffeId]]]:
+    if sides is None:
+        return {}, {}
+    listeners = {port: admission.ids for port, admission in sides.listeners.items()}
+    backends = {service: admission.ids for service, admission in sides.backends.items()}
+    return listeners, backends
+
+
+def _reaching(changed: Collection[ObjectKey], mesh: MeshState) -> set[ObjectKey]:
     """Return the nodes whose resources say something of the changed objects, found by walking backwards."""
-    callers, services = mesh.identities.ids.keys(), _services_of(changed, mesh)
-    meshes = {key.mesh for key in changed if key.kind == MESH}
-    found = {key for key in callers if key in changed or key.mesh in meshes}
+    found = {key for key in changed if key in mesh.identities.ids}
+    found |= callers_of(services_through(changed, mesh.mesh_set), mesh.mesh_set)
     found |= {ObjectKey(key.mesh, VIRTUAL_GATEWAY, "", key.parent) for key in changed if key.kind == GATEWAY_ROUTE}
-    return found | {key for key, service in mesh.policy.backends if (key.mesh, service) in services}
-
-
-def _services_of(changed: set[ObjectKey], mesh: MeshState) -> set[tuple[str, str]]:
-    """Return the services, by mesh and name, that are changed or lead through or to what is changed."""
-    routers = {(key.mesh, key.parent if key.kind == ROUTE else key.name) for key in changed if key.kind in _ROUTING}
-    nodes = {key for key in changed if key.kind == VIRTUAL_NODE}
-    return {
-        (service.mesh, service.name)
-        for service in mesh.mesh_set.services()
-        if service.key in changed
-        or ((router := _router_of(service)) and (service.mesh, router) in routers)
-        or (nodes and any(target.node.key in nodes for target in mesh.mesh_set.targets(service)))
-    }
-
-
-def _router_of(service: VirtualService) -> str:
-    provider = service.spec.provider
-    return provider.virtual_router.virtual_router_name if provider and provider.virtual_router else ""
+    if meshes := {key.mesh for key in changed if key.kind == MESH}:
+        found |= {key for key in mesh.identities.ids if key.mesh in meshes}
+    return found

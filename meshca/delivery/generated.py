@@ -1,7 +1,8 @@
 """Generated listeners, clusters, routes and endpoints: made once per node and placement, shared by its Envoys.
 
 Rules: a leaf, CRL or trust change never runs the generator; a change runs it again only for the nodes it concerns, when
-somebody asks; what could not be generated is remembered as well, with its reason.
+somebody asks; what could not be generated is remembered as well, with its reason. What was made to judge a change is
+kept if that very change is put in force.
 """
 
 from __future__ import annotations
@@ -35,11 +36,16 @@ class Generated:
         """
         kept = self._kept.setdefault(node, {})
         if placement not in kept:
-            kept[placement] = _generate(node, placement, snapshot)
+            kept[placement] = made(node, placement, snapshot)
         found = kept[placement]
         if isinstance(found, MeshcaError):
             raise found
         return found
+
+    def adopt(self, prepared: Mapping[tuple[ObjectKey, Placement], ByType | MeshcaError]) -> None:
+        """Keep what was made of the snapshot that is now in force."""
+        for (node, placement), found in prepared.items():
+            self._kept.setdefault(node, {})[placement] = found
 
     def forget(self, nodes: Collection[ObjectKey] | None) -> None:
         """Drop what these nodes (None: all) were given."""
@@ -50,7 +56,8 @@ class Generated:
             self._kept.pop(node, None)
 
 
-def _generate(node: ObjectKey, placement: Placement, snapshot: Snapshot) -> ByType | MeshcaError:
+def made(node: ObjectKey, placement: Placement, snapshot: Snapshot) -> ByType | MeshcaError:
+    """Return what the generator makes of a node, or why it does not."""
     found: dict[str, dict[str, Resource]] = {}
     try:
         for type_url, name, body in generate(node, _translated(snapshot), placement):
@@ -68,4 +75,5 @@ def _translated(snapshot: Snapshot) -> Translated:
         identities=snapshot.mesh.identities,
         epochs=snapshot.epochs,
         suspended=snapshot.suspended,
+        endpoints=snapshot.endpoints,
     )

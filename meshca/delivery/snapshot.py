@@ -12,8 +12,10 @@ from types import MappingProxyType
 
 from meshca.authority.records import Freeze
 from meshca.authority.trust import Trust
+from meshca.envoy.snapshot import Endpoint
 from meshca.mesh.forest import MeshSet
 from meshca.mesh.identity import Identities
+from meshca.mesh.model import ObjectKey
 from meshca.policy.admission import Policy
 from meshca.policy.entitlement import Registration
 from meshca.spiffe.id import SpiffeId, TrustDomain
@@ -31,7 +33,7 @@ class MeshState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Meshes, trust, registrations, suspensions, drain epochs and a freeze, as they are together."""
+    """Meshes, trust, registrations, suspensions, drain epochs, endpoints and a freeze, as they are together."""
 
     trust_domain: TrustDomain
     mesh: MeshState
@@ -39,4 +41,5 @@ class Snapshot:
     registrations: tuple[Registration, ...] = ()
     suspended: frozenset[SpiffeId] = frozenset()
     epochs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     frozen: Freeze | None = None  # nothing is issued; what was issued is served on

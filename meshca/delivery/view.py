@@ -6,11 +6,14 @@ Rules kept here:
 - A suspended caller's dedicated SDS stream ends; on ADS its stream stays, no leaf is sent, its contexts are nobody.
 - While issuance is frozen a leaf that there is none of stays away until it thaws; the stream and its contexts go on.
 - What would stop or open an Envoy is not sent: the resource stays away and an alarm goes out (design §5).
+- Where a backend is taken away, its cluster goes first, then the context of its servers; a second is long enough.
+- A mesh revision is followed by what it changed for this stream (progress.py).
 - A trust generation counts as in force once every context of the stream has been acknowledged under it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,8 +26,10 @@ from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
 from meshca.delivery.naming import WantedLeaf, all_names, resolve
 from meshca.delivery.ports import Leaf
+from meshca.delivery.progress import Progress
+from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import secrets
-from meshca.envoy.names import SecretNameError
+from meshca.envoy.names import SecretNameError, Servers, parse_secret_name
 from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
 from meshca.errors import MeshcaError, RefusedError
 from meshca.spiffe.id import IdentityError, SpiffeId
@@ -35,12 +40,14 @@ if TYPE_CHECKING:
     from meshca.delivery.desk import Desk
 
 _OWNED = frozenset({LDS, CDS})
+_LONGEST_HOLD = 1.0
 
 
 @dataclass(slots=True)
 class _Sent:
     """The context last given out under a name, and the trust generations it carries and has acknowledged."""
 
+    wanted: Wanted | None
     version: str
     generation: int
     acknowledged: int = 0
@@ -66,11 +73,14 @@ class LiveView:
         "_dedicated",
         "_desk",
         "_ended",
+        "_holding",
         "_memory",
         "_node_id",
+        "_old",
         "_placement",
         "_told",
         "in_force",
+        "progress",
     )
 
     def __init__(self, desk: Desk, caller: Caller, node: NodeInfo, *, dedicated: bool) -> None:
@@ -84,6 +94,9 @@ class LiveView:
         self._changes = Changes()
         self._ended: MeshcaError | None = None
         self._memory = _Memory()
+        self.progress = Progress()
+        self._holding = False
+        self._old: Snapshot | None = None  # before the revision whose secrets have not been compared yet
         self.in_force = 0  # the trust generation that all contexts have acknowledged
 
     @property
@@ -105,6 +118,16 @@ class LiveView:
     def envoy(self) -> tuple[Process, str]:
         """Return what tells its Envoy from others: the process, and the node id it gives itself."""
         return self._caller.process, self._node_id
+
+    @property
+    def placement(self) -> Placement | None:
+        """Return where its Envoy listens, once it has asked for what depends on it."""
+        return self._placement
+
+    @property
+    def contexts(self) -> frozenset[str]:
+        """Return the names of the contexts it has been given."""
+        return frozenset(self._memory.contexts)
 
     @property
     def owned(self) -> bool:
@@ -130,13 +153,18 @@ class LiveView:
         self._memory.types.add(type_url)
         self._require_served()
         if type_url == SDS:
+            self._compare_secrets()
             found = await self._secrets(names, held)
             self._require_served()  # again, for leaves take their time
             return found
         _, node = self._caller.require_selected()
         placement = self._placement or placement_of({METADATA_KEY: self._told})
         self._placement = placement
-        made = self._desk.generated.get(node, placement, self._desk.snapshot).get(type_url, {})
+        by_type = self._desk.generated.get(node, placement, self._desk.snapshot)
+        given = self._memory.contexts.keys() | self._memory.leaves.keys()
+        if self.progress.made(by_type, self._memory.types, given):
+            self._desk.progressed(self)
+        made = by_type.get(type_url, {})
         return Found(made if names is None else {name: made[name] for name in names if name in made})
 
     async def next_change(self) -> frozenset[str] | None:
@@ -145,6 +173,9 @@ class LiveView:
 
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
         """Note what the client has accepted."""
+        versions = {name: known.version for name in resources if (known := self._memory.contexts.get(name))}
+        if self.progress.acknowledged(type_url, resources, versions):
+            self._desk.progressed(self)
         if type_url != SDS:
             return
         for name, resource in resources.items():
@@ -164,6 +195,20 @@ class LiveView:
         digests = {resource.digest for resource in resources.values()}
         self._desk.rejections.add(self._rejecter, type_url, digests)
         self._desk.journal.rejected(self._rejecter, type_url, digests, message)
+        if self.progress.rejected(type_url, resources, (), message):
+            self._desk.progressed(self)
+
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        """Note what the client has given up."""
+        if type_url == CDS:
+            self.leaf_changed()  # the contexts that it was waiting for may go
+        if self.progress.dropped(type_url, names):
+            self._desk.progressed(self)
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        """Note what the client was to give up and has not."""
+        if self.progress.rejected(type_url, (), names, message):
+            self._desk.progressed(self)
 
     def nacked_content(self, type_url: str) -> frozenset[str]:
         """Return what this node has rejected, on this stream or before."""
@@ -196,10 +241,16 @@ class LiveView:
         """Look at secrets again."""
         self._changes.mark((SDS,))
 
-    def moved(self, change: Difference) -> None:
+    def moved(self, change: Difference, old: Snapshot) -> None:
         """Look again at what a new snapshot may have changed for this stream."""
         if change.callers and not self._recognised_again():
             return
+        if change.revision and self._caller.node in change.nodes:
+            self._old = self._old or old
+            self.progress.begin(change.revision, self._memory.types)
+            if self.owned and not self._holding:
+                self._holding = True
+                asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
         mine = self._caller.entitled
         if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
             self._changes.mark(None)
@@ -239,6 +290,22 @@ class LiveView:
         if self._dedicated and self._caller.selected in self._desk.snapshot.suspended:
             raise NotEntitledError("the identity is suspended", value=self.spiffe_id, remedy="see meshca resume")
 
+    def _compare_secrets(self) -> None:
+        """Tell which of the secrets given out a mesh revision has changed; trust and leaves are other matters."""
+        old, self._old = self._old, None
+        if old is None:
+            return
+        now = self._desk.snapshot
+        changed = {name for name in self._memory.contexts if not self._stands_for_the_same(name, old, now)}
+        if self.progress.secrets(changed):
+            self._desk.progressed(self)
+
+    def _stands_for_the_same(self, name: str, old: Snapshot, now: Snapshot) -> bool:
+        try:
+            return resolve(name, self._caller, old) == resolve(name, self._caller, now)
+        except MeshcaError:
+            return True  # refused now, or then: nothing of it is sent
+
     async def _secrets(self, names: frozenset[str] | None, held: Mapping[str, str]) -> Found:
         asked = all_names(self._caller, self._desk.snapshot) if names is None else names
         found: dict[str, Resource] = {}
@@ -261,14 +328,36 @@ class LiveView:
         wanted = resolve(name, self._caller, snapshot)
         if isinstance(wanted, WantedLeaf):
             return await self._svid(wanted.name, wanted.spiffe_id, held)
-        if isinstance(wanted, Wanted):
-            made = self._desk.contexts.get(wanted, snapshot.trust)
+        context = self._held_back(wanted) if isinstance(wanted, Wanted) else None
+        if context is not None:
+            made = self._desk.contexts.get(context, snapshot.trust)
         else:
             made = self._desk.contexts.validator(name, snapshot.trust)
-        sent = self._memory.contexts.setdefault(name, _Sent(made.version, 0))
+        sent = self._memory.contexts.setdefault(name, _Sent(context, made.version, 0))
+        sent.wanted = context
         if (sent.version, sent.generation) != (made.version, snapshot.trust.generation):
             sent.version, sent.generation = made.version, snapshot.trust.generation
         return made
+
+    def _held_back(self, wanted: Wanted) -> Wanted:
+        """Return what a context is to be: as it was while the cluster that uses it is being taken away."""
+        sent = self._memory.contexts.get(wanted.name)
+        if sent is None or sent.wanted is None or not self._holding or not self.progress.takes_away:
+            return wanted
+        match parse_secret_name(wanted.name):
+            case Servers(service) if service not in self._services():
+                return Wanted(wanted.name, (sent.wanted.admitted or frozenset()) - self._desk.snapshot.suspended)
+        return wanted
+
+    def _services(self) -> tuple[str, ...]:
+        node, snapshot = self._caller.node, self._desk.snapshot
+        if node is None or self._caller.selected in snapshot.suspended:
+            return ()
+        return snapshot.mesh.policy.services_of(node)
+
+    def _let_go(self) -> None:
+        self._holding = False
+        self.leaf_changed()
 
     async def _svid(self, name: str, spiffe_id: SpiffeId, held: str) -> Resource:
         holder = Holder(self._caller.process, self._node_id, spiffe_id)

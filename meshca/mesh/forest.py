@@ -4,6 +4,7 @@ Rules kept here:
 - A MeshSet is immutable and whole: every reference leads to an object of the same mesh (references.py); a change makes
   a new set or raises ``SpecError`` with all that is wrong, and the old one stands.
 - An object exists once.
+- A set made from another checks only what the change concerns (links.py), and is equal to one made from scratch.
 - A route of weight 0 leads to its target as any other: the next apply, or an outlier, may send calls there, and Envoy
   keeps the cluster. Who is reachable by configuration is what policy must know.
 """
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from meshca.errors import NotFoundError
 from meshca.mesh.findings import Finding, require_no_error
+from meshca.mesh.links import Links, is_far_reaching
 from meshca.mesh.model import (
     MESH,
+    PARENT_KINDS,
     VIRTUAL_GATEWAY,
     VIRTUAL_NODE,
     VIRTUAL_ROUTER,
@@ -34,10 +37,12 @@ from meshca.mesh.model import (
     VirtualRouter,
     VirtualService,
 )
-from meshca.mesh.references import broken_references
+from meshca.mesh.references import broken_references, references_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from meshca.mesh.links import Changes
 
 O = TypeVar("O", bound=MeshObject)  # noqa: E741 - an object
 
@@ -74,10 +79,21 @@ class MeshSet:
         self._children: dict[ObjectKey, list[MeshObject]] = defaultdict(list)
         for key in sorted(self._objects):
             self._adopt(self._objects[key])
-        found = (*_twice(every), *broken_references(self._objects))
-        require_no_error(found)
-        self.findings: tuple[Finding, ...] = found
-        """Warnings about the set as a whole."""
+        self._found = broken_references(self._objects)
+        self._links: Links | None = None
+        require_no_error((*_twice(every), *self.findings))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Return warnings about the set as a whole."""
+        return tuple(finding for key in sorted(self._found) for finding in self._found[key])
+
+    @property
+    def links(self) -> Links:
+        """Return who names whom."""
+        if self._links is None:
+            self._links = Links.among(self._objects)
+        return self._links
 
     def _adopt(self, item: MeshObject) -> None:
         if isinstance(item, Route):
@@ -95,10 +111,12 @@ class MeshSet:
         """
         applied = tuple(objects)
         require_no_error(_twice(applied))
-        keys = {item.key for item in applied}
-        meshes = {item.mesh for item in applied} if prune else set()
-        kept = (item for item in self._objects.values() if item.key not in keys and item.mesh not in meshes)
-        return MeshSet((*kept, *applied))
+        changes: dict[ObjectKey, MeshObject | None] = {}
+        if prune:
+            keys, meshes = {item.key for item in applied}, {item.mesh for item in applied}
+            changes = {key: None for key in self._objects if key.mesh in meshes and key not in keys}
+        changes |= {item.key: item for item in applied if self._objects.get(item.key) != item}
+        return self.changed(changes)
 
     def without(self, key: ObjectKey) -> MeshSet:
         """Return the set without one object.
@@ -108,7 +126,38 @@ class MeshSet:
             SpecError: something still leads to it.
         """
         self.get(key)
-        return MeshSet(item for item in self._objects.values() if item.key != key)
+        return self.changed({key: None})
+
+    def changed(self, changes: Changes) -> MeshSet:
+        """Return the set with these objects as they are to be; None removes one.
+
+        Raises:
+            SpecError: the result would not be whole.
+        """
+        if not changes:
+            return self
+        objects = {key: item for key, item in self._objects.items() if changes.get(key, item) is not None}
+        objects |= {key: item for key, item in changes.items() if item is not None}
+        if is_far_reaching(self._objects, changes):
+            return MeshSet(objects.values())
+        return self._derive(objects, changes)
+
+    def _derive(self, objects: dict[ObjectKey, MeshObject], changes: Changes) -> MeshSet:
+        """Return the set of these objects, of which all but the changes have been checked."""
+        links = self.links.changed(self._objects, changes)
+        children = self._children.copy()
+        for parent in {ObjectKey(key.mesh, PARENT_KINDS[key.kind], "", key.parent) for key in changes if key.parent}:
+            named_by = sorted(key for key in links.to(parent) if key.parent == parent.name)
+            children[parent] = [objects[key] for key in named_by]
+        concerned = {*self.links.concerned(changes), *links.concerned(changes)}
+        found = {key: findings for key, findings in self._found.items() if key not in concerned}
+        for key in concerned & objects.keys():
+            if findings := references_of(objects[key], objects):
+                found[key] = findings
+        derived = MeshSet.__new__(MeshSet)
+        vars(derived).update(_objects=objects, _children=children, _found=found, _links=links)
+        require_no_error(derived.findings)
+        return derived
 
     # -- look up
 

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING
 
 from meshca.errors import InvalidInputError, NotFoundError
 from meshca.mesh.findings import Finding, require_no_error
-from meshca.mesh.model import Caller, ObjectKey, VirtualNode
+from meshca.mesh.model import IDENTITY_KINDS, Caller, ObjectKey, VirtualGateway, VirtualNode
 from meshca.mesh.noderef import NodeRef, parse_node_id
 from meshca.spiffe.id import IdentityError, SpiffeId, TrustDomain
 from meshca.spiffe.reserved import is_reserved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from meshca.mesh.forest import MeshSet
+    from meshca.mesh.model import MeshObject
     from meshca.mesh.spec.tls import ClientPolicy
 
 _SCHEME = "spiffe:"
@@ -118,6 +119,23 @@ def identities(mesh_set: MeshSet, trust_domain: TrustDomain) -> Identities:
         ids[caller.key] = named
     require_no_error(findings)
     return Identities(trust_domain, ids, tuple(findings))
+
+
+def identities_after(old: Identities, before: MeshSet, after: MeshSet, changed: Collection[ObjectKey]) -> Identities:
+    """Return the identities once these objects are changed: the old ones where nobody comes, goes or names another.
+
+    Raises:
+        SpecError: a spec names an identity that it may not have.
+    """
+    if all(_names_the_same(before.find(key), after.find(key)) for key in changed if key.kind in IDENTITY_KINDS):
+        return old
+    return identities(after, old.trust_domain)
+
+
+def _names_the_same(old: MeshObject | None, new: MeshObject | None) -> bool:
+    if not isinstance(old, VirtualNode | VirtualGateway) or not isinstance(new, VirtualNode | VirtualGateway):
+        return False
+    return [*secret_names(old)] == [*secret_names(new)]
 
 
 def derived_id(trust_domain: TrustDomain, key: ObjectKey) -> SpiffeId:

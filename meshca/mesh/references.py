@@ -37,9 +37,14 @@ if TYPE_CHECKING:
 Objects: TypeAlias = "Mapping[ObjectKey, MeshObject]"
 
 
-def broken_references(objects: Objects) -> tuple[Finding, ...]:
-    """Return what is wrong (errors) or doubtful (warnings) between the objects."""
-    return tuple(finding for key in sorted(objects) for finding in _findings(objects[key], objects))
+def broken_references(objects: Objects) -> dict[ObjectKey, tuple[Finding, ...]]:
+    """Return what is wrong (errors) or doubtful (warnings) between the objects, by the object that says it."""
+    return {key: found for key, item in objects.items() if (found := references_of(item, objects))}
+
+
+def references_of(item: MeshObject, objects: Objects) -> tuple[Finding, ...]:
+    """Return what is wrong or doubtful about what one object leads to."""
+    return tuple(_findings(item, objects))
 
 
 def _findings(item: MeshObject, objects: Objects) -> Iterator[Finding]:

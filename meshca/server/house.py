@@ -30,6 +30,7 @@ from meshca.server.config import Config
 from meshca.server.home import Home
 from meshca.store.acknowledgements import Acknowledgements
 from meshca.store.audit import AuditLog, CheckpointPolicy
+from meshca.store.endpoints import Endpoints
 from meshca.store.engine import Store, open_store
 from meshca.store.epochs import Epochs
 from meshca.store.ledger import SqlLedger
@@ -64,6 +65,7 @@ class House:
     keys: KeyStores = field(repr=False)
     registrations: Registrations = field(repr=False)
     epochs: Epochs = field(repr=False)
+    endpoints: Endpoints = field(repr=False)
     acknowledgements: Acknowledgements = field(repr=False)
     audit: AuditLog = field(repr=False)
     clock_watch: ClockWatch = field(repr=False)
@@ -121,6 +123,7 @@ def open_house(home: Home, config: Config, passphrase: Secret) -> House:
             meshes=Meshes(store),
             registrations=Registrations(store),
             epochs=Epochs(store),
+            endpoints=Endpoints(store),
             acknowledgements=acknowledgements,
             audit=audit,
             clock_watch=ClockWatch(clock.now, time.monotonic, lambda: Reading(audit.newest_at(), store.server_time())),

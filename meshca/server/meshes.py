@@ -6,17 +6,20 @@ audit record and the drain epochs of whatever it narrows; what cannot be judged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from meshca.authority import audit
 from meshca.authority.audit import OK, AuditEntry
-from meshca.delivery.snapshot import MeshState
+from meshca.delivery.snapshot import MeshState, Snapshot
 from meshca.envoy.names import backend_scope, listener_scope
+from meshca.envoy.snapshot import Endpoint
 from meshca.mesh.findings import Finding
 from meshca.mesh.forest import MeshSet
-from meshca.mesh.identity import identities
+from meshca.mesh.identity import identities, identities_after
+from meshca.mesh.links import changed_keys
 from meshca.mesh.model import MeshObject, ObjectKey
 from meshca.mesh.notes import notes
 from meshca.mesh.render import canonical_json
@@ -66,24 +69,34 @@ def judged(mesh_set: MeshSet, trust_domain: TrustDomain, revision: int) -> MeshS
     return MeshState(revision, mesh_set, found, Policy.of(mesh_set, found, trust_domain))
 
 
+def _judged_again(current: MeshState, mesh_set: MeshSet, touched: Collection[ObjectKey]) -> MeshState:
+    """Return the state of a mesh set that differs from the current one in these objects: the same as ``judged``.
+
+    Raises:
+        SpecError: A node names an identity that it may not have.
+    """
+    known = identities_after(current.identities, current.mesh_set, mesh_set, touched)
+    return MeshState(current.revision, mesh_set, known, current.policy.after(mesh_set, known, touched))
+
+
 def load(stored: StoredMeshes, trust_domain: TrustDomain) -> MeshState:
     """Return the state that is stored."""
     mesh_set = MeshSet(parse_envelopes([item.spec for item in stored.objects], "stored object"))
+    _ = mesh_set.links  # now, so that the first apply does not wait for them
     return judged(mesh_set, trust_domain, stored.revision)
 
 
 def propose(current: MeshState, mesh_set: MeshSet, applied: Sequence[MeshObject]) -> Proposal:
     """Compare a next mesh set with the current state; ``applied`` are the objects that somebody sent."""
-    state = judged(mesh_set, current.identities.trust_domain, current.revision)
     before, after = current.mesh_set.objects, mesh_set.objects
-    both = sorted(before.keys() & after.keys())
-    changed = tuple(key for key in both if before[key] != after[key])
+    touched = changed_keys(before, after)
+    state = _judged_again(current, mesh_set, touched)
     return Proposal(
         state=state,
-        added=tuple(sorted(after.keys() - before.keys())),
-        changed=changed,
-        removed=tuple(sorted(before.keys() - after.keys())),
-        unchanged=tuple(sorted({item.key for item in applied} & set(both) - set(changed))),
+        added=tuple(sorted(touched - before.keys())),
+        changed=tuple(sorted(touched & before.keys() & after.keys())),
+        removed=tuple(sorted(touched - after.keys())),
+        unchanged=tuple(sorted({item.key for item in applied} - touched)),
         policy=diff(current.policy, state.policy),
         warnings=_warnings(state, applied),
     )
@@ -102,14 +115,34 @@ def change_of(proposal: Proposal, action: str, actor: str, at: datetime) -> Mesh
         actor=actor,
         summary=summary,
         audit=[AuditEntry(action, f"mesh {subject}", OK, summary, actor)],
-        bumps=sorted(_drained(proposal.policy)),
+        bumps=sorted(drained(proposal.policy)),
     )
 
 
-APPLY, DELETE = audit.APPLY, audit.DELETE
+APPLY, DELETE, ROLLBACK = audit.APPLY, audit.DELETE, audit.ROLLBACK
 
 
-def _drained(policy: PolicyDifference) -> set[str]:
+def undone(current: MeshState, replaced: Mapping[ObjectKey, str | None]) -> MeshSet:
+    """Return the mesh set as it was before the newest revision, which has replaced these objects."""
+    return current.mesh_set.changed(
+        {key: None if spec is None else parse_envelope(spec, f"replaced {key}") for key, spec in replaced.items()}
+    )
+
+
+def with_endpoints(snapshot: Snapshot, endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]]) -> Snapshot:
+    """Return the snapshot with nodes to be found there; the same where nothing differs."""
+    return snapshot if snapshot.endpoints == endpoints else replace(snapshot, endpoints=MappingProxyType({**endpoints}))
+
+
+def would_be(snapshot: Snapshot, proposal: Proposal) -> Snapshot:
+    """Return the snapshot that a proposal would make, with the revision that it would be."""
+    raised = {scope: snapshot.epochs.get(scope, 0) + 1 for scope in drained(proposal.policy)}
+    epochs = MappingProxyType({**snapshot.epochs, **raised}) if raised else snapshot.epochs
+    state = replace(proposal.state, revision=proposal.state.revision + 1)
+    return replace(snapshot, mesh=state, epochs=epochs)
+
+
+def drained(policy: PolicyDifference) -> set[str]:
     """Return the drain scopes of what is narrowed: open connections of these must end (design §7)."""
     listeners = {listener_scope(permission.server, permission.port) for permission in policy.narrowed}
     return listeners | {backend_scope(found.client, found.service) for found in policy.narrowed_backends}

@@ -43,6 +43,7 @@ from meshca.server.services.audits import AuditService
 from meshca.server.services.backups import BackupService
 from meshca.server.services.calls import servicer
 from meshca.server.services.certificates import CertificateService
+from meshca.server.services.endpoints import EndpointService
 from meshca.server.services.envoys import EnvoyService
 from meshca.server.services.meshes import MeshService
 from meshca.server.services.registrations import RegistrationService
@@ -133,6 +134,7 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     state = State(house, desk, metrics)
     rotations = Rotations(house.authority, journal)
     closing.push_async_callback(rotations.close)
+    streams = StreamTable(house.clock.now)
     parts = Parts(
         house=house,
         state=state,
@@ -142,9 +144,9 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
         rotations=rotations,
         journal=journal,
         metrics=metrics,
-        streams=StreamTable(house.clock.now),
+        streams=streams,
         condition=Condition(),
-        warnings=lambda: warnings_of(house, state.snapshot),
+        warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
     )
     mesh, admin = _mesh_server(parts), _admin_server(parts, admin_gate)
     closing.push_async_callback(_drain, parts, (mesh, admin), (mesh_gate, admin_gate))
@@ -162,8 +164,10 @@ def _mesh_server(parts: Parts) -> Any:
 
 def _admin_server(parts: Parts, gate: Gate) -> Any:
     trust, audits, backups = TrustService(parts), AuditService(parts), BackupService(parts)
+    meshes = MeshService(parts)
     services = (
-        MeshService(parts),
+        meshes,
+        EndpointService(parts),
         RegistrationService(parts),
         CertificateService(parts),
         EnvoyService(parts),
@@ -171,7 +175,7 @@ def _admin_server(parts: Parts, gate: Gate) -> Any:
         trust,
     )
     unary = {name: method for service in services for name, method in service.calls().items()}
-    streams = {**trust.streams(), **audits.streams(), **backups.streams()}
+    streams = {**meshes.streams(), **trust.streams(), **audits.streams(), **backups.streams()}
     server = grpc.aio.server(options=_ADMIN_OPTIONS)
     admin_pb2_grpc.add_AdminServicer_to_server(servicer(gate, unary, streams), server)
     return server

@@ -5,6 +5,7 @@ Rules kept here:
   handed over in the order in which it was read.
 - An apply holds a lock from reading the current state to putting the next one in force; the store's revision catches
   another process.
+- What connected Envoys are to have is generated and checked for consistency before a change is stored.
 - A suspension is in force with its event; a revoked certificate's connections are ended with the CRL that lists it,
   not before, for its holder would be let in again.
 """
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import structlog
@@ -23,10 +24,11 @@ from sqlalchemy import select
 from meshca.authority.events import Event, LeafRevoked, Resumed, TrustAlarm, TrustChanged
 from meshca.authority.trust import Trust
 from meshca.delivery.desk import Desk
+from meshca.delivery.effects import Connected, Effect, Prepared, effects, prepared
 from meshca.delivery.snapshot import MeshState, Snapshot
 from meshca.errors import MeshcaError
 from meshca.server.house import House
-from meshca.server.meshes import Proposal, change_of, load
+from meshca.server.meshes import Proposal, change_of, load, with_endpoints, would_be
 from meshca.server.metrics import Metrics
 from meshca.spiffe.id import SpiffeId
 from meshca.store.schema import NACKS
@@ -46,6 +48,7 @@ def first_snapshot(house: House) -> Snapshot:
         registrations=tuple(house.registrations.list()),
         suspended=house.authority.suspended(),
         epochs=MappingProxyType(house.epochs.load()),
+        endpoints=MappingProxyType({**house.endpoints.load()}),
         frozen=house.authority.freezing.frozen(),
     )
 
@@ -57,6 +60,16 @@ def remember_rejections(house: House, desk: Desk) -> None:
         rows = connection.execute(newest.limit(_REMEMBERED)).all()
     for row in reversed(rows):
         desk.rejections.add(row.node, row.type_url, [row.content_hash])
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A change that has been stored, and what was generated to judge it."""
+
+    proposal: Proposal
+    candidate: Snapshot
+    epochs: Mapping[str, int]
+    prepared: Prepared
 
 
 class State:
@@ -83,9 +96,23 @@ class State:
         self._trust_told.add(told)
         return lambda: self._trust_told.discard(told)
 
-    async def propose(self, judge: Callable[[MeshState], Proposal]) -> Proposal:
-        """Judge a change without making it."""
-        return await asyncio.to_thread(judge, self.snapshot.mesh)
+    async def propose(self, judge: Callable[[MeshState], Proposal]) -> tuple[Proposal, tuple[Effect, ...]]:
+        """Judge a change without making it; return as well what it would send.
+
+        Raises:
+            MeshcaError: It would be refused.
+        """
+        snapshot, connected = self.snapshot, self._desk.connected()
+
+        def work() -> tuple[Proposal, tuple[Effect, ...]]:
+            proposal = judge(snapshot.mesh)
+            if proposal.is_empty:
+                return proposal, ()
+            candidate = would_be(snapshot, proposal)
+            prepared(snapshot, candidate, connected)
+            return proposal, effects(snapshot, candidate, connected)
+
+        return await asyncio.to_thread(work)
 
     async def apply(self, judge: Callable[[MeshState], Proposal], action: str, actor: str) -> Proposal:
         """Judge a change, store it, and put it in force; one that changes nothing is not stored.
@@ -94,10 +121,19 @@ class State:
             MeshcaError: It was refused or could not be stored; nothing was changed.
         """
         async with self._applying:
-            proposal, epochs = await asyncio.to_thread(self._store, judge, action, actor)
-            if not proposal.is_empty:
-                self._put(replace(self.snapshot, mesh=proposal.state, epochs=self._merged(epochs)))
-        return proposal
+            before, connected = self.snapshot, self._desk.connected()
+            stored = await asyncio.to_thread(self._store, judge, action, actor, (before, connected))
+            if stored.proposal.is_empty:
+                return stored.proposal
+            now = replace(self.snapshot, mesh=stored.proposal.state, epochs=self._merged(stored.epochs))
+            # What else has changed while it was stored makes what was generated for it worthless.
+            same = self.snapshot is before and now.epochs == stored.candidate.epochs
+            self._put(now, stored.prepared if same else None)
+        return stored.proposal
+
+    async def endpoints_changed(self) -> None:
+        """Read the endpoints again."""
+        await asyncio.to_thread(self._read_endpoints)
 
     async def registered(self) -> None:
         """Read the registrations again."""
@@ -107,16 +143,29 @@ class State:
         """Read again what another process, or a store that did not answer, may have kept from us."""
         await asyncio.to_thread(self._read_registrations)
         await asyncio.to_thread(self._read_suspensions)
+        await asyncio.to_thread(self._read_endpoints)
 
     def _store(
-        self, judge: Callable[[MeshState], Proposal], action: str, actor: str
-    ) -> tuple[Proposal, Mapping[str, int]]:
-        proposal = judge(self.snapshot.mesh)
+        self,
+        judge: Callable[[MeshState], Proposal],
+        action: str,
+        actor: str,
+        at: tuple[Snapshot, Sequence[Connected]],
+    ) -> _Stored:
+        snapshot, connected = at
+        proposal = judge(snapshot.mesh)
         if proposal.is_empty:
-            return proposal, {}
+            return _Stored(proposal, snapshot, {}, {})
+        candidate = would_be(snapshot, proposal)
+        generated = prepared(snapshot, candidate, connected)
         revision = self._house.meshes.apply(change_of(proposal, action, actor, self._house.clock.now()))
         state = replace(proposal.state, revision=revision)
-        return replace(proposal, state=state), self._house.epochs.load()
+        return _Stored(replace(proposal, state=state), candidate, self._house.epochs.load(), generated)
+
+    def _read_endpoints(self) -> None:
+        with self._in_order:
+            found = self._house.endpoints.load()
+            self._post(lambda: self._put_if_new(with_endpoints(self.snapshot, found)))
 
     def _read_registrations(self) -> None:
         with self._in_order:
@@ -177,8 +226,8 @@ class State:
         if snapshot != self.snapshot:
             self._put(snapshot)
 
-    def _put(self, snapshot: Snapshot) -> None:
-        self._desk.replace(snapshot)
+    def _put(self, snapshot: Snapshot, generated: Prepared | None = None) -> None:
+        self._desk.replace(snapshot, generated)
         self._show()
         self.tell()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from meshca.authority.certify import is_brought
 from meshca.authority.freezing import described
 from meshca.delivery.snapshot import Snapshot
 from meshca.policy.entitlement import Registration
 from meshca.server.house import House
+from meshca.xds.registry import StreamRow
 
 OFFLINE_NEXT = (
     "there is no issuing CA yet: start the server, print the request with `meshca ca csr`, have it signed by the root, "
@@ -17,9 +18,23 @@ OFFLINE_NEXT = (
 )
 
 
-def warnings_of(house: House, snapshot: Snapshot) -> tuple[str, ...]:
+_SHOWN_NACKS = 20
+_LONGEST_NACK = 300
+
+
+def warnings_of(house: House, snapshot: Snapshot, streams: Sequence[StreamRow] = ()) -> tuple[str, ...]:
     """Return the present warnings."""
-    return tuple(_warnings(house, snapshot))
+    return (*_warnings(house, snapshot), *_rejections(streams))
+
+
+def _rejections(streams: Sequence[StreamRow]) -> Iterator[str]:
+    """Say which Envoys have rejected what they were sent, and go on with what they had before."""
+    rejecting = [row for row in streams if row.nack]
+    for row in rejecting[:_SHOWN_NACKS]:
+        kind = row.type_url.rpartition(".")[2]
+        yield f"the Envoy {row.node_id} has rejected a {kind}, and goes on with what it had: {row.nack[:_LONGEST_NACK]}"
+    if len(rejecting) > _SHOWN_NACKS:
+        yield f"{len(rejecting) - _SHOWN_NACKS} more have rejected something; see `meshca envoy list`"
 
 
 def _warnings(house: House, snapshot: Snapshot) -> Iterator[str]:

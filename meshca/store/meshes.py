@@ -1,7 +1,8 @@
 """Applied mesh objects and their revisions.
 
 Rules: one apply is one transaction: objects, revision, drain epochs and audit, or none of it. It names the revision it
-was computed from; whoever comes second gets a ConflictError and computes again.
+was computed from; whoever comes second gets a ConflictError and computes again. What the newest revisions replaced is
+kept with them, so that each can be undone as long as nothing has come after it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from meshca.authority.audit import AuditEntry
-from meshca.errors import ConflictError
+from meshca.errors import ConflictError, NotFoundError
 from meshca.mesh.model import ObjectKey
 from meshca.store.conditional import bump
 from meshca.store.engine import Store, Transaction
-from meshca.store.schema import DRAIN_EPOCHS, OBJECTS, REALM, REVISIONS
+from meshca.store.schema import DRAIN_EPOCHS, OBJECTS, REALM, REPLACED, REVISIONS
 from meshca.store.times import micros, moment
+
+_UNDOABLE = 50
+_LOOKED_UP = 100  # by name; more than that, and all objects of their meshes are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,24 @@ class Meshes:
         with self._store.read() as connection:
             return [Revision(row.number, moment(row.at), row.actor, row.summary) for row in connection.execute(newest)]
 
+    def replaced(self, revision: int) -> dict[ObjectKey, str | None]:
+        """Return what a revision has replaced: each object as it was before, None where there was none.
+
+        Raises:
+            NotFoundError: it is not known any more.
+        """
+        query = select(REPLACED).where(REPLACED.c.revision == revision)
+        with self._store.read() as connection:
+            found = {ObjectKey(row.mesh, row.kind, row.parent, row.name): row.spec for row in connection.execute(query)}
+        if not found:
+            raise NotFoundError(
+                "what came before this revision is not known",
+                field="revision",
+                value=str(revision),
+                remedy=f"the newest {_UNDOABLE} are kept; apply the earlier specs again",
+            )
+        return found
+
     def apply(self, change: MeshChange) -> int:
         """Make the change and return its revision.
 
@@ -102,6 +124,7 @@ class Meshes:
 
         def apply(transaction: Transaction) -> int:
             number = _advance(transaction.connection, change)
+            _keep_replaced(transaction.connection, change, number)
             _write_objects(transaction.connection, change, number)
             bump(transaction.connection, DRAIN_EPOCHS, change.bumps, "value")
             transaction.audit(*change.audit)
@@ -128,6 +151,18 @@ def _advance(connection: Connection, change: MeshChange) -> int:
         insert(REVISIONS).values(number=number, at=micros(change.at), actor=change.actor, summary=change.summary)
     )
     return number
+
+
+def _keep_replaced(connection: Connection, change: MeshChange, number: int) -> None:
+    keys = sorted({*change.removed, *(stored.key for stored in change.changed)})
+    before = select(OBJECTS).where(OBJECTS.c.mesh.in_({key.mesh for key in keys}))
+    if len(keys) <= _LOOKED_UP:
+        before = before.where(OBJECTS.c.name.in_({key.name for key in keys}))
+    specs = {ObjectKey(row.mesh, row.kind, row.parent, row.name): row.spec for row in connection.execute(before)}
+    rows = [{"revision": number, **_key(key), "spec": specs.get(key)} for key in keys]
+    if rows:
+        connection.execute(insert(REPLACED), rows)
+    connection.execute(delete(REPLACED).where(REPLACED.c.revision <= number - _UNDOABLE))
 
 
 def _write_objects(connection: Connection, change: MeshChange, number: int) -> None:

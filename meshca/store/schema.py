@@ -217,6 +217,31 @@ REVISIONS = Table(
     _text("summary"),
 )
 
+# What each of the newest revisions has replaced: the object as it was before; null: there was none.
+REPLACED = Table(
+    "replaced_objects",
+    METADATA,
+    _number("revision"),
+    _text("mesh"),
+    _text("kind"),
+    _text("parent"),
+    _text("name"),
+    _optional_text("spec"),
+    PrimaryKeyConstraint("revision", "mesh", "kind", "parent", "name"),
+)
+
+# Where virtual nodes are that no DNS finds; port 0: the listener's own.
+ENDPOINTS = Table(
+    "endpoints",
+    METADATA,
+    _text("mesh"),
+    _text("node"),
+    _text("address"),
+    Column("port", Integer, nullable=False),
+    _number("created_at"),
+    PrimaryKeyConstraint("mesh", "node", "address", "port"),
+)
+
 REGISTRATIONS = Table(
     "registrations",
     METADATA,

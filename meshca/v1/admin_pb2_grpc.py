@@ -44,6 +44,16 @@ class AdminStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.ApplyReply.FromString,
                 _registered_method=True)
+        self.WatchRevision = channel.unary_stream(
+                '/meshca.v1.Admin/WatchRevision',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.WatchRevisionRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.RevisionProgress.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/meshca.v1.Admin/Rollback',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.RollbackReply.FromString,
+                _registered_method=True)
         self.Get = channel.unary_unary(
                 '/meshca.v1.Admin/Get',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.GetRequest.SerializeToString,
@@ -159,6 +169,21 @@ class AdminStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.AcknowledgeTrustRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.AcknowledgeTrustReply.FromString,
                 _registered_method=True)
+        self.AddEndpoints = channel.unary_unary(
+                '/meshca.v1.Admin/AddEndpoints',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.EndpointsRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.EndpointsReply.FromString,
+                _registered_method=True)
+        self.RemoveEndpoints = channel.unary_unary(
+                '/meshca.v1.Admin/RemoveEndpoints',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.EndpointsRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.EndpointsReply.FromString,
+                _registered_method=True)
+        self.ListEndpoints = channel.unary_unary(
+                '/meshca.v1.Admin/ListEndpoints',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.ListEndpointsRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.EndpointsReply.FromString,
+                _registered_method=True)
         self.ListStreams = channel.unary_unary(
                 '/meshca.v1.Admin/ListStreams',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.ListStreamsRequest.SerializeToString,
@@ -202,6 +227,20 @@ class AdminServicer:
 
     def Apply(self, request, context):
         """Specs. Objects travel as App Mesh envelopes in canonical JSON and are checked again by the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRevision(self, request, context):
+        """Which Envoys have what a revision changed for them, now and after each change; ends when none is waited for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Makes a new revision of what there was before the newest one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,6 +394,25 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddEndpoints(self, request, context):
+        """Where nodes are that no DNS finds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveEndpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEndpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListStreams(self, request, context):
         """Envoys.
         """
@@ -407,6 +465,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Apply,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.ApplyRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.ApplyReply.SerializeToString,
+            ),
+            'WatchRevision': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevision,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.WatchRevisionRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.RevisionProgress.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.RollbackRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.RollbackReply.SerializeToString,
             ),
             'Get': grpc.unary_unary_rpc_method_handler(
                     servicer.Get,
@@ -523,6 +591,21 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.AcknowledgeTrustRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.AcknowledgeTrustReply.SerializeToString,
             ),
+            'AddEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddEndpoints,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.EndpointsRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.EndpointsReply.SerializeToString,
+            ),
+            'RemoveEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveEndpoints,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.EndpointsRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.EndpointsReply.SerializeToString,
+            ),
+            'ListEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpoints,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.ListEndpointsRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.EndpointsReply.SerializeToString,
+            ),
             'ListStreams': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStreams,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.ListStreamsRequest.FromString,
@@ -608,6 +691,60 @@ class Admin:
             '/meshca.v1.Admin/Apply',
             meshca_dot_v1_dot_admin__pb2.ApplyRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.ApplyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meshca.v1.Admin/WatchRevision',
+            meshca_dot_v1_dot_admin__pb2.WatchRevisionRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.RevisionProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/Rollback',
+            meshca_dot_v1_dot_admin__pb2.RollbackRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.RollbackReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1229,6 +1366,87 @@ class Admin:
             '/meshca.v1.Admin/AcknowledgeTrust',
             meshca_dot_v1_dot_admin__pb2.AcknowledgeTrustRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.AcknowledgeTrustReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/AddEndpoints',
+            meshca_dot_v1_dot_admin__pb2.EndpointsRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.EndpointsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/RemoveEndpoints',
+            meshca_dot_v1_dot_admin__pb2.EndpointsRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.EndpointsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/ListEndpoints',
+            meshca_dot_v1_dot_admin__pb2.ListEndpointsRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.EndpointsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class Batch(NamedTuple):
     sent: Mapping[str, Resource]
     introduces: bool = False
     """Some names in it were new to the client."""
+    removed: frozenset[str] = frozenset()
+    """What it takes away from the client."""
 
 
 class Flight:
@@ -72,10 +74,12 @@ class Flight:
             return self._batches.pop(nonce)
         meant: dict[str, Resource] = {}
         sent: dict[str, Resource] = {}
+        removed: frozenset[str] = frozenset()
         while True:
             oldest = next(iter(self._batches))
             batch = self._batches.pop(oldest)
             meant |= batch.meant
             sent |= batch.sent
+            removed = (removed - batch.sent.keys()) | batch.removed
             if oldest == nonce:
-                return Batch(batch.version, meant, sent)
+                return Batch(batch.version, meant, sent, removed=removed)

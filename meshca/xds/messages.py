@@ -45,6 +45,8 @@ class Accepted(NamedTuple):
 
     resources: Mapping[str, Resource]
     version: str
+    removed: frozenset[str] = frozenset()
+    """What it no longer has: left out of a full set, or taken away from a delta client."""
 
 
 class Rejected(NamedTuple):
@@ -52,6 +54,7 @@ class Rejected(NamedTuple):
 
     resources: Mapping[str, Resource]
     message: str
+    removed: frozenset[str] = frozenset()
 
 
 Verdict = Accepted | Rejected

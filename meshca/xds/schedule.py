@@ -5,7 +5,7 @@ Rules this module keeps (xDS protocol, "Eventual consistency considerations"; de
   renamed filter chain or cluster lets anybody connect again.
 - An answer somebody waits for is never held back for order's sake; a client may hold back an acknowledgement until
   it has that answer.
-- Removals go last and the other way round: a cluster before its secret.
+- Removals go last and the other way round, acknowledged in between: a cluster before its secret.
 """
 
 from __future__ import annotations
@@ -31,9 +31,15 @@ def may_send(subscription: Subscription, subscriptions: Mapping[str, Subscriptio
 
 
 def may_remove(subscription: Subscription, subscriptions: Mapping[str, Subscription]) -> bool:
-    """Return whether this type's removals may be sent now: no other type has anything left to send before it."""
+    """Return whether this type's removals may be sent now.
+
+    No other type has anything left to send before it, and those whose removals go first have had their answers.
+    """
     if not subscription.ready:
         return False
+    for earlier in REMOVAL_ORDER[: REMOVAL_ORDER.index(subscription.type_url)]:
+        if earlier in subscriptions and subscriptions[earlier].flight and not subscriptions[earlier].impatient:
+            return False
     others = (other for other in subscriptions.values() if other is not subscription and other.pending)
     return all(other.impatient or may_send(other, subscriptions) for other in others)
 

@@ -71,6 +71,12 @@ class View(Protocol):
         Called as well for what a reconnecting delta client names with our present version.
         """
 
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        """Take note that the client has accepted not to have these any more."""
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        """Take note that the client has rejected the response that took these away."""
+
     def rejected(self, type_url: str, resources: Mapping[str, Resource], message: str) -> None:
         """Take note of a NACK; ``message`` is the client's. It covers a response and names no resource."""
 

@@ -177,6 +177,8 @@ class Stream:
         self._table.counters.nacks += 1
         self._nacks[type_url] = verdict.message or "rejected without a message"
         self._view.rejected(type_url, verdict.resources, verdict.message)
+        if verdict.removed:
+            self._view.kept(type_url, verdict.removed, verdict.message)
         if type_url == SDS:
             self._table.doubts(self)
 
@@ -184,11 +186,15 @@ class Stream:
         self._table.counters.acks += 1
         if not subscription.doubt:
             self._nacks.pop(subscription.type_url, None)
+        if verdict.removed:
+            self._view.dropped(subscription.type_url, verdict.removed)
         if not verdict.resources:
             return
         self._view.acknowledged(subscription.type_url, verdict.resources)
-        if subscription.type_url != SDS:
-            return
+        if subscription.type_url == SDS:
+            self._note_secrets(subscription, verdict, doubted=doubted)
+
+    def _note_secrets(self, subscription: Subscription, verdict: Accepted, *, doubted: bool) -> None:
         self._table.unanswered.accepted(self._node, verdict.resources)
         if not subscription.doubt:
             self._table.settled(self)

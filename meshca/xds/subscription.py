@@ -85,12 +85,12 @@ class Subscription:
         if request.error is not None:
             self.doubt.reject(batch.meant, batch.sent)
             self._settled = False
-            return Rejected(batch.sent, request.error)
+            return Rejected(batch.sent, request.error, batch.removed)
         self.version_acked = batch.version
-        self.doubt.accept(self.doubt.names | batch.sent.keys() if self._full_set else batch.sent.keys())
+        self.doubt.accept(self.doubt.names | batch.sent.keys() if self._full_set else batch.sent.keys() | batch.removed)
         if self._careful and batch.sent:
             self.retry()
-        return Accepted(batch.sent, batch.version)
+        return Accepted(batch.sent, batch.version, batch.removed)
 
     def _forget_unwanted(self) -> None:
         wanted = self.interest.covers
@@ -224,13 +224,20 @@ class Subscription:
         self._asked.difference_update(gone)
         for name in gone:
             self._client.pop(name, None)
-        return self._send(nonce, {}, {})._replace(removed=tuple(gone))
+        return self._send(nonce, {}, {}, frozenset(gone))._replace(removed=tuple(gone))
 
-    def _send(self, nonce: str, meant: Mapping[str, Resource], sent: Mapping[str, Resource]) -> Response:
+    def _send(
+        self,
+        nonce: str,
+        meant: Mapping[str, Resource],
+        sent: Mapping[str, Resource],
+        removed: frozenset[str] = frozenset(),
+    ) -> Response:
         introduces = not (meant.keys() <= self._client.keys())
         unchanged: frozenset[str] = frozenset()
         if self._full_set:
             unchanged = frozenset(n for n, r in meant.items() if self._client.get(n) == (r.version, r.digest))
+            removed = frozenset(self._client.keys() - meant.keys())
             self._client.clear()
             self._asked.clear()
         for name, resource in meant.items():
@@ -238,7 +245,7 @@ class Subscription:
         self._asked.difference_update(meant)
         self._answer_empty = self.impatient = False
         self.version_sent = self._version()
-        self.flight.add(nonce, Batch(self.version_sent, meant, sent, introduces))
+        self.flight.add(nonce, Batch(self.version_sent, meant, sent, introduces, removed))
         return Response(nonce, self.version_sent, tuple(sent.values()), unchanged=unchanged)
 
     def _whole_set(self) -> tuple[Mapping[str, Resource], Mapping[str, Resource]] | None:

@@ -16,6 +16,8 @@ from meshca.client.values import (
     CertificateQuery,
     CertificateRecord,
     Decision,
+    Endpoint,
+    EnvoyProgress,
     Issued,
     KeptCheckpoints,
     Node,
@@ -60,6 +62,7 @@ class FakeAdmin:
     trusts: list[Trust] = field(default_factory=list)
     progress: list[RotationProgress] = field(default_factory=list)
     rows: list[Stream] = field(default_factory=list)
+    envoys: list[tuple[EnvoyProgress, ...]] = field(default_factory=list)
     rendered: Rendered = field(default_factory=lambda: Rendered(NODE, ()))
     audit: list[AuditRecord] = field(default_factory=list)
     backup_pieces: list[bytes | BackupSummary] = field(
@@ -84,6 +87,26 @@ class FakeAdmin:
     def apply(self, objects: Sequence[Any], *, dry_run: bool = False, prune: bool = False) -> Applied:
         self._called("apply", list(objects), dry_run, prune)
         return self.applied
+
+    def watch_revision(self, revision: int, seconds: float) -> Iterator[tuple[EnvoyProgress, ...]]:
+        self._called("watch_revision", revision, seconds)
+        return iter(self.envoys)
+
+    def rollback(self, revision: int) -> int:
+        self._called("rollback", revision)
+        return revision + 1
+
+    def add_endpoints(self, node: str, addresses: Sequence[str]) -> list[Endpoint]:
+        self._called("add_endpoints", node, tuple(addresses))
+        return [Endpoint(NODE, address) for address in addresses]
+
+    def remove_endpoints(self, node: str, addresses: Sequence[str]) -> list[Endpoint]:
+        self._called("remove_endpoints", node, tuple(addresses))
+        return []
+
+    def endpoints(self, node: str = "") -> list[Endpoint]:
+        self._called("endpoints", node)
+        return [Endpoint(NODE, "10.0.0.1", 80)]
 
     def get(self, kind: str = "", name: str = "", mesh: str = "") -> list[dict[str, Any]]:
         self._called("get", kind, name, mesh)

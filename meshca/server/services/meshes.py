@@ -1,19 +1,27 @@
-"""Specs: apply, get, delete, can, resolve."""
+"""Specs: apply, roll back, watch a revision, get, delete, can, resolve."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from meshca.delivery.desk import EnvoyProgress
+from meshca.delivery.effects import Effect
+from meshca.delivery.progress import WAITING
 from meshca.delivery.snapshot import MeshState
-from meshca.errors import InvalidInputError, NotFoundError
+from meshca.errors import ConflictError, InvalidInputError, NotFoundError
 from meshca.mesh.model import KINDS, MeshObject, ObjectKey
 from meshca.mesh.render import canonical_json
-from meshca.server.meshes import APPLY, DELETE, Proposal, parse_envelopes, propose
+from meshca.server.meshes import APPLY, DELETE, ROLLBACK, Proposal, parse_envelopes, propose, undone
 from meshca.server.parts import Parts
-from meshca.server.services.calls import Unary
+from meshca.server.services.calls import Streaming, Unary
 from meshca.v1 import admin_pb2 as pb
 from meshca.x509.profiles import SVID
+
+_GONE = "gone"  # its streams have ended before it acknowledged
+_GATHERING = 0.01
 
 
 class MeshService:
@@ -26,6 +34,7 @@ class MeshService:
         """Return the methods by the names of the API."""
         return {
             "Apply": self.apply,
+            "Rollback": self.rollback,
             "Get": self.get,
             "Delete": self.delete,
             "Can": self.can,
@@ -38,8 +47,48 @@ class MeshService:
             raise InvalidInputError("there is no object to apply", field="objects")
         judge = _applying(list(request.objects), prune=request.prune)
         state = self._parts.state
-        proposal = await (state.propose(judge) if request.dry_run else state.apply(judge, APPLY, actor))
-        return _apply_reply(proposal)
+        if request.dry_run:
+            return _apply_reply(*await state.propose(judge))
+        return _apply_reply(await state.apply(judge, APPLY, actor))
+
+    async def rollback(self, request: Any, actor: str) -> Any:
+        """Undo the newest revision, as a new revision."""
+        replaced = await asyncio.to_thread(self._parts.house.meshes.replaced, request.revision)
+
+        def judge(current: MeshState) -> Proposal:
+            if current.revision != request.revision:
+                raise ConflictError(
+                    f"the meshes are at revision {current.revision} by now, and only the newest can be undone",
+                    field="revision",
+                    value=str(request.revision),
+                    remedy="apply the specs that are to hold",
+                )
+            return propose(current, undone(current, replaced), ())
+
+        proposal = await self._parts.state.apply(judge, ROLLBACK, actor)
+        return pb.RollbackReply(revision=proposal.state.revision)
+
+    def streams(self) -> Mapping[str, Streaming]:
+        """Return the methods that answer with a stream."""
+        return {"WatchRevision": self.watch_revision}
+
+    async def watch_revision(self, request: Any, _: str) -> AsyncIterator[Any]:
+        """Say how far the Envoys have come with a revision, until none is waited for."""
+        if not 0 < request.revision <= self._mesh.revision:
+            raise NotFoundError("there is no such revision", field="revision", value=str(request.revision))
+        seen: dict[object, EnvoyProgress] = {}
+        told: list[EnvoyProgress] | None = None
+        while True:
+            now, changed = self._parts.desk.progress(request.revision)
+            seen = {envoy: _left(row) for envoy, row in seen.items()} | dict(now)
+            rows = sorted(seen.values(), key=lambda row: (row.node_id, row.state))
+            if rows != told:
+                told = rows
+                yield pb.RevisionProgress(envoys=[_progress(row) for row in rows])
+            if all(row.state != WAITING for row in rows):
+                return
+            await changed.wait()
+            await asyncio.sleep(_GATHERING)  # acknowledgements come in bursts
 
     async def get(self, request: Any, _: str) -> Any:
         """Return the objects that fit."""
@@ -107,7 +156,21 @@ def _fits(key: ObjectKey, request: Any) -> bool:
     )
 
 
-def _apply_reply(proposal: Proposal) -> Any:
+def _left(row: EnvoyProgress) -> EnvoyProgress:
+    """Return what is known of an Envoy whose streams have ended, unless it is among those that are there."""
+    return replace(row, state=_GONE) if row.state == WAITING else row
+
+
+def _progress(row: EnvoyProgress) -> Any:
+    return pb.EnvoyProgress(node_id=row.node_id, spiffe_id=row.spiffe_id, state=row.state, message=row.message)
+
+
+def _effect(effect: Effect) -> Any:
+    changes = [pb.ResourceChange(change=r.change, type_url=r.type_url, name=r.name) for r in effect.resources]
+    return pb.Effect(node_id=str(effect.node), envoys=effect.envoys, resources=changes, problem=effect.problem)
+
+
+def _apply_reply(proposal: Proposal, effects: Sequence[Effect] = ()) -> Any:
     groups = (
         ("added", proposal.added),
         ("changed", proposal.changed),
@@ -124,6 +187,7 @@ def _apply_reply(proposal: Proposal) -> Any:
             for p in permissions
         ],
         warnings=proposal.warnings,
+        effects=[_effect(effect) for effect in effects],
     )
 
 

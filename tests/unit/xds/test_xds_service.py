@@ -52,6 +52,8 @@ class FakeView:
         self.spiffe_id = "spiffe://m.test/a"
         self.changes = Changes()
         self._source = source
+        self.gone: list[tuple[str, ...]] = []
+        self.stayed: list[tuple[str, ...]] = []
         self.accepted: asyncio.Queue[list[str]] = asyncio.Queue()
         self.messages: asyncio.Queue[str] = asyncio.Queue()
         self._nacked: set[str] = set()
@@ -67,6 +69,12 @@ class FakeView:
 
     async def next_change(self) -> frozenset[str] | None:
         return await self.changes.next()
+
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        self.gone.append((type_url, *sorted(names)))
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        self.stayed.append((type_url, *sorted(names), message))
 
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
         del type_url

@@ -39,6 +39,8 @@ class FakeView:
     def __init__(self) -> None:
         self.changes = Changes()
         self.content: dict[tuple[str, str], Resource] = {}
+        self.gone: list[tuple[str, ...]] = []
+        self.stayed: list[tuple[str, ...]] = []
         self.accepted: list[tuple[str, str]] = []
         self.rejections: list[str] = []
         self.nacked: set[str] = set()
@@ -56,6 +58,12 @@ class FakeView:
 
     async def next_change(self) -> frozenset[str] | None:
         return await self.changes.next()
+
+    def dropped(self, type_url: str, names: frozenset[str]) -> None:
+        self.gone.append((type_url, *sorted(names)))
+
+    def kept(self, type_url: str, names: frozenset[str], message: str) -> None:
+        self.stayed.append((type_url, *sorted(names), message))
 
     def acknowledged(self, type_url: str, resources: Mapping[str, Resource]) -> None:
         self.accepted += [(SHORT[type_url], resource.body.decode()) for resource in resources.values()]
@@ -228,8 +236,40 @@ async def test_a_cluster_is_removed_before_its_secret_and_both_after_the_listene
         view.has(*second(LDS), without=(SDS, "s"))
         view.has(without=(CDS, "c"))
 
-        assert await client.read_and_accept(3) == ["LDS l 2", "CDS -c", "SDS -s"]
+        assert await client.read_and_accept() == ["LDS l 2"]
+        unanswered = await client.read()
+        assert unanswered.removed_resources == ["c"]
+        assert await client.quiet(), "the secret stays until the cluster has gone"
+        client.answer(unanswered)
+        assert await client.read_and_accept() == ["SDS -s"]
         assert await client.quiet()
+        assert view.gone == [(CDS, "c"), (SDS, "s")]
+
+
+@both
+async def test_who_keeps_what_is_taken_away_is_told_of(delta: bool) -> None:
+    view = FakeView()
+    async with opened(view, delta=delta) as client:
+        await with_everything(view, client)
+        view.has(without=(CDS, "c"))
+        client.answer(await client.read(), "no")
+        assert await client.quiet()
+        assert view.stayed == [(CDS, "c", "no")]
+        assert view.gone == []
+
+
+async def test_a_listener_that_was_rejected_and_taken_away_is_no_nack_any_more() -> None:
+    view, table = FakeView(), a_table()
+    async with opened(view, delta=True, table=table) as client:
+        await with_everything(view, client)
+        view.has(resource(LDS, "bad"))
+        client.answer(await client.read(), "cannot bind")
+        await client.quiet()
+        assert {row.nack for row in table.rows() if row.type_url == LDS} == {"cannot bind"}
+        view.has(without=(LDS, "bad"))
+        assert await client.read_and_accept() == ["LDS -bad"]
+        await client.quiet()
+        assert {row.nack for row in table.rows() if row.type_url == LDS} == {""}
 
 
 @both
