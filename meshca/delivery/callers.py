@@ -22,7 +22,6 @@ from meshca.policy.entitlement import Registration, Selected, Selector, entitled
 from meshca.policy.selector import GID, UID
 from meshca.spiffe.id import SpiffeId
 
-
 Read = Callable[[Process, Iterable[Registration]], frozenset[Selector]]
 """What reads the selectors that hold for a process, as far as registrations ask for them."""
 
