@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.mesh.mesh_objects import examples
 
 from meshca.attest import sts
 from meshca.attest.aws import (
@@ -314,12 +315,14 @@ _parts = st.sampled_from(
 )
 
 
+@examples(100)
 @given(st.text(max_size=100) | st.lists(_parts, max_size=20).map("".join))
 def test_any_text_is_refused_in_our_words(text: str) -> None:
     with pytest.raises(AwsRequestError):
         check(text)
 
 
+@examples(100)
 @given(st.integers(0, len(url()) - 1), st.characters(codec="ascii"))
 def test_whatever_is_changed_the_call_goes_to_sts_and_asks_who_is_calling(position: int, character: str) -> None:
     text = url()
@@ -412,6 +415,7 @@ def test_an_arn_elsewhere_is_none(raw: bytes) -> None:
         identity(raw, ALLOWED)
 
 
+@examples(100)
 @given(st.binary(max_size=200) | st.tuples(st.integers(0, len(answer()) - 1), st.binary(min_size=1, max_size=3)).map(
     lambda change: answer()[: change[0]] + change[1] + answer()[change[0] + 1 :]
 ))  # fmt: skip

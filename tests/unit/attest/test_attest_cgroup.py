@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.attest.processes import as_root, connecting
+from unit.mesh.mesh_objects import examples
 
 from meshca.attest.cgroup import Place, parse_cgroup, read_place
 from meshca.attest.pods import Pod
@@ -170,6 +171,7 @@ def test_hierarchies_that_differ_place_a_process_nowhere() -> None:
     assert parse_cgroup("1:name=systemd:/system.slice/a.service\n0::/system.slice/b.service\n").unit == ""
 
 
+@examples(100)
 @given(st.text(max_size=300) | st.text(alphabet=f"0:/.\n{ID[:4]}podkuberns-_", max_size=300))
 def test_any_text_is_read_without_an_error_and_only_canonical_values_come_out(text: str) -> None:
     found = parse_cgroup(text)
