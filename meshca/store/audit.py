@@ -174,7 +174,7 @@ class AuditLog:
         return records, [finding for _, check in sorted(checks.items()) for finding in check.finish()]
 
     def _finish_replacing(self) -> None:
-        """Let a first copy that is committed take its place: its process died before that, the next one overwrites it."""
+        """Let a first copy that is committed take its place, where its process died before: the next overwrites it."""
         if self._policy.file.exists():
             return
         with self._store.read() as connection:
