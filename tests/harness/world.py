@@ -202,10 +202,12 @@ def eventually(holds: Any, seconds: float = 10, what: str = "it") -> Any:
     """Wait until ``holds()`` is truthy and return it."""
     end = time.monotonic() + seconds
     while True:
+        asked = time.monotonic()
         if value := holds():
             return value
-        assert time.monotonic() < end, f"{what} did not come about in {seconds:g} s"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < end, f"{what} did not come about in {seconds:g} s"
+        time.sleep(max(0.02, 2 * (now - asked)))  # who asks by command lines leaves room for what it waits for
 
 
 # --- specs, in the API's own form

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from meshca.authority import audit
-from meshca.authority.records import INTERMEDIATE, ISSUING, ROOT, AuthorityRecord, CertificateFilter
+from meshca.authority.records import INTERMEDIATE, ISSUING, ROOT, CertificateFilter
 from meshca.authority.succession import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError, UnavailableError
@@ -167,15 +167,15 @@ class TrustService:
         return [row.serial for row in rows if row.not_after > now]
 
     def _authorities(self) -> Any:
-        records = [record for record in self._parts.house.ledger.authorities() if record.state != "removed"]
+        found = self._parts.house.authority.succession.progresses()
         return pb.ShowAuthoritiesReply(
-            roots=[self._authority(record) for record in records if record.role == ROOT],
-            intermediates=[self._authority(record) for record in records if record.role == INTERMEDIATE],
-            issuing=[self._authority(record) for record in records if record.role == ISSUING],
+            roots=[self._authority(one) for one in found if one.record.role == ROOT],
+            intermediates=[self._authority(one) for one in found if one.record.role == INTERMEDIATE],
+            issuing=[self._authority(one) for one in found if one.record.role == ISSUING],
         )
 
-    def _authority(self, record: AuthorityRecord) -> Any:
-        progress = self._parts.house.authority.succession.progress(record.id)
+    def _authority(self, progress: Progress) -> Any:
+        record = progress.record
         message = pb.Authority(
             id=record.id,
             state=record.state,
