@@ -32,6 +32,7 @@ _LARGEST = 1 << 20
 _CODE = struct.Struct("i")
 # Files of the process in its order: standard input, output and error, and where its number and its end are told.
 _FILES = 4
+_MAKES_DOCUMENTS = {"bootstrap", "render", "inspect"}
 
 
 class Started:
@@ -40,7 +41,7 @@ class Started:
     def __init__(self, told: int) -> None:
         self._told = told
         self.returncode: int | None = None
-        self.pid = self._next(30)
+        self.pid = self._next(60)
 
     def poll(self) -> int | None:
         """Return the exit code, or the negative signal, of a process that has ended."""
@@ -154,7 +155,7 @@ def _start_next(channel: socket.socket, ready: selectors.BaseSelector, telling: 
     if not raw:
         return False
     request = json.loads(raw)
-    if "envoy" in request["command"]:
+    if _MAKES_DOCUMENTS & set(request["command"]):
         _make_documents()
     pid = os.fork()
     if pid == 0:
