@@ -76,7 +76,12 @@ class Rotations:
         try:
             while True:
                 woken.clear()
-                progress = await asyncio.to_thread(self._progress, ca_id)
+                try:
+                    progress = await asyncio.to_thread(self._progress, ca_id)
+                except NotFoundError:
+                    if last is None:
+                        raise
+                    return  # it has left since
                 if progress != last:
                     last = progress
                     yield progress
