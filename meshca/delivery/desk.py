@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshca.delivery.callers import recognise
+from meshca.attest.process import AttestationError, require_same
+from meshca.attest.selectors import is_slow, selectors
+from meshca.delivery.callers import Caller, Read, recognise
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
@@ -22,7 +24,7 @@ from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
 from meshca.delivery.progress import ACKNOWLEDGED, REJECTED, WAITING
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
-from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
+from meshca.errors import MeshcaError, RefusedError, UnauthenticatedError, UnavailableError
 from meshca.spiffe.id import SpiffeId
 from meshca.xds.source import NodeInfo
 
@@ -62,6 +64,7 @@ class Services:
     journal: Journal
     clock: Clock
     chance: Callable[[], float]
+    read: Read = selectors
 
 
 class Desk:
@@ -76,6 +79,7 @@ class Desk:
         self.generated = Generated()
         self.rejections = Rejections()
         self._attestor = services.attestor
+        self._read = services.read
         self._envoys: dict[tuple[Process, str], set[LiveView]] = {}
         self._draining = False
         self._acknowledged = asyncio.Event()
@@ -96,13 +100,55 @@ class Desk:
         if process is None:
             raise UnauthenticatedError("nobody vouches for this connection")
         try:
-            caller = recognise(process, node.id, self.snapshot)
+            if self.is_slow(process):
+                await self.look_at(process)
+            caller = self.recognise(process, node.id)
         except MeshcaError as error:
             self.journal.refused(f"uid:{process.uid}", "attest", node.id, str(error))
             raise
         view = LiveView(self, caller, node, dedicated=dedicated)
         self._envoys.setdefault(view.envoy, set()).add(view)
         return view
+
+    def is_slow(self, process: Process) -> bool:
+        """Return whether it takes more than a moment to say who a process is."""
+        return is_slow(process, self.snapshot.registrations)
+
+    async def look_at(self, process: Process) -> None:
+        """Read what registrations ask of a process, off the event loop; what was read is remembered.
+
+        Raises:
+            AttestationError: It is no longer the process that connected.
+        """
+        await asyncio.to_thread(self._read, process, self.snapshot.registrations)
+
+    def recognise(self, process: Process, node_id: str) -> Caller:
+        """Say who a process is, see ``callers.recognise``."""
+        return recognise(process, node_id, self.snapshot, self._read)
+
+    async def require_still(self, caller: Caller, node_id: str, spiffe_id: SpiffeId) -> None:
+        """Raise unless a caller is still the process that it was, and entitled to this identity; audit if it is not.
+
+        Raises:
+            AttestationError: It is not.
+        """
+        try:
+            if caller.read_more:
+                await self._require_entitled(caller.process, node_id, spiffe_id)
+            require_same(caller.process)
+        except AttestationError as error:
+            self.journal.refused(caller.actor, "attest", node_id, str(error))
+            raise
+
+    async def _require_entitled(self, process: Process, node_id: str, spiffe_id: SpiffeId) -> None:
+        if self.is_slow(process):
+            await self.look_at(process)
+        try:
+            entitled = self.recognise(process, node_id).entitled
+        except RefusedError:
+            entitled = frozenset()
+        if spiffe_id not in entitled:
+            raise AttestationError(f"process {process.pid} no longer has what entitled it to {spiffe_id}")
 
     def leave(self, view: LiveView) -> None:
         """Forget a view."""
