@@ -92,7 +92,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-_CALLS = ("mkdir", "open", "fchmod", "fsync", "rename", "symlink", "unlink", "rmdir")
+_CALLS = ("mkdir", "open", "fchmod", "fchown", "utime", "fsync", "rename", "symlink", "unlink", "rmdir")
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from meshca.drop.command import CommandError
 from meshca.drop.generation import GenerationFolder
-from meshca.drop.loop import Drop, Timer
+from meshca.drop.loop import Drop, Manner
 from meshca.drop.material import Material
+from meshca.drop.timing import Timer
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ class World:
     script: list[Material | MeshcaError | None] = field(default_factory=list)
     command_fails: int = 0
     now: float = 0.0
+    debounce: float = 0.0
     events: list[object] = field(default_factory=list)
 
     def drop(self) -> Drop:
-        return Drop(self, self.folder, self.command, self, Timer(lambda: self.now, self.sleep))
+        manner = Manner(Timer(lambda: self.now, self.sleep), debounce=self.debounce)
+        return Drop(self, self.folder, self.command, self, manner)
 
     def sleep(self, seconds: float) -> None:
         self.events.append(("sleep", seconds))
@@ -53,7 +56,7 @@ class World:
     def acknowledge(self) -> None:
         self.events.append("acknowledged")
 
-    def command(self) -> None:
+    def command(self, generation: str, material: Material) -> None:
         self.events.append(("command", self.now))
         if self.command_fails:
             self.command_fails -= 1
@@ -164,10 +167,10 @@ def test_a_command_that_is_due_does_not_wait_for_the_server(world: World) -> Non
 def test_a_full_disk_is_tried_again_with_the_same_material(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real, failures = GenerationFolder.put, [UnavailableError("disk full")]
 
-    def put(folder: GenerationFolder, files: dict[str, bytes]) -> str:
+    def put(folder: GenerationFolder, files: dict[str, bytes], secret: frozenset[str]) -> str:
         if failures:
             raise failures.pop()
-        return real(folder, files)
+        return real(folder, files, secret)
 
     monkeypatch.setattr(GenerationFolder, "put", put)
     world.script = [material("one")]
