@@ -179,8 +179,10 @@ def read_targets(path: Path) -> tuple[Target, ...]:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             _require_ours(os.fstat(file.fileno()), path)
             raw = file.read(_LARGEST_FILE + 1)
+    except IsADirectoryError as error:
+        raise DropConfigError(f"{path}: not a file") from error
     except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror}", field="--config", value=str(path)) from error
+        raise NotFoundError(f"{path}: {error.strerror}", field="--config") from error
     if len(raw) > _LARGEST_FILE:
         raise DropConfigError(f"{path}: larger than {_LARGEST_FILE} bytes")
     try:

@@ -67,9 +67,13 @@ class StatusFile:
 
     def failed(self, error: MeshcaError, retry_in: float) -> None:
         """Note what went wrong; what is in use stays in use."""
+        self.gave_up(error)
+        self.then.failed(error, retry_in)
+
+    def gave_up(self, error: MeshcaError) -> None:
+        """Note what went wrong and will not be tried again."""
         self.status.state, self.status.error = FAILED, str(error)
         self._write()
-        self.then.failed(error, retry_in)
 
     def _write(self) -> None:
         self.status.at = _text(self.now())

@@ -32,7 +32,7 @@ from meshca.drop.timing import Timer
 from meshca.errors import MeshcaError
 
 # How soon a target notices that it is to end.
-_LONGEST_WAIT = 2.0
+_LONGEST_WAIT = 1.0
 
 OpenSource = Callable[[Target], AbstractContextManager[Source]]
 
@@ -75,7 +75,7 @@ class LazySource:
 class _Running:
     target: Target
     drop: Drop
-    status: Status
+    report: StatusFile
     source: LazySource
 
 
@@ -105,7 +105,7 @@ class Targets:
     @property
     def states(self) -> list[dict[str, str | None]]:
         """What has become of each target."""
-        return [each.status.document() for each in self._running]
+        return [each.report.status.document() for each in self._running]
 
     def once(self) -> dict[str, MeshcaError]:
         """Put one generation of each target in use; return what failed, by target."""
@@ -114,6 +114,7 @@ class Targets:
             try:
                 each.drop.once()
             except MeshcaError as error:
+                each.report.gave_up(error)
                 failed[each.target.label] = error
         return failed
 
@@ -150,13 +151,12 @@ class Targets:
 
     def _made(self, target: Target) -> _Running:
         folder = self._folders.enter_context(GenerationFolder(target.folder, target.access()))
-        status = Status(target.label)
-        report = StatusFile(folder, status, self._world.report(target), self._world.now)
+        report = StatusFile(folder, Status(target.label), self._world.report(target), self._world.now)
         source = LazySource(lambda: self._world.open_source(target))
         self._folders.callback(source.close)
         manner = Manner(self._world.timer, LAYOUTS[target.layout], target.debounce, _LONGEST_WAIT)
         take_up = taking_up(target, self._world.timer)
-        return _Running(target, Drop(source, folder, take_up, report, manner), status, source)
+        return _Running(target, Drop(source, folder, take_up, report, manner), report, source)
 
 
 def taking_up(target: Target, timer: Timer) -> TakeUp:

@@ -4,8 +4,8 @@ Rules kept here:
 - A request proves possession of its key, and its key is one that we certify (P-256 or P-384).
 - What a request asks for is never granted because it asks: it may name no identity, or exactly the one it is for. The
   DNS names that it asks for are handed on, for policy to decide (policy/hostnames.py).
-- A subject is granted if it says the identity itself (``UID=spiffe://…``, for programs that read no URI SAN), refused if
-  it says another one, and otherwise not looked at: people's tools write all sorts of names there.
+- A subject is granted if it says the identity itself (``UID=spiffe://…``, for programs that read no URI SAN), refused
+  if it says another one, and otherwise not looked at: people's tools write all sorts of names there.
 - A request that asks for more (another identity, an address, CA rights) is refused, since whoever wrote it expects
   what it won't get.
 """
@@ -41,8 +41,8 @@ class CsrError(InvalidInputError):
 class CsrKey:
     """The public key of a request whose signature proved possession of the private one.
 
-    ``dns_names`` are those it asks for; whoever takes the key has to grant or refuse them. ``names_subject``: its subject
-    is the identity it was checked for.
+    ``dns_names`` are those it asks for; whoever takes the key has to grant or refuse them. ``names_subject``: its
+    subject is the identity it was checked for.
     """
 
     spki: bytes = field(repr=False)

@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, listening, number, ports, running
+from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, listening, ports, running
 from harness.world import eventually
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def calling(folder: Path, port: int, name: str) -> Callable[[], None]:
         with grpc.secure_channel(
             f"127.0.0.1:{port}", grpc.ssl_channel_credentials(bundle, key, chain), options
         ) as channel:
-            assert channel.unary_unary("/test.Echo/Unary")(b"hello", timeout=5) == b"hello"
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/test.Echo/Unary")
+            assert call(b"hello", timeout=5) == b"hello"
 
     attempt.__name__ = name
     return attempt
@@ -51,8 +52,8 @@ def test_both_serve_every_new_certificate_and_no_call_fails(
     world = dropping_world(make_world("--lifetimes", LIVES), "echo", "client")
     folder = world.folder
     fetched, watched = ports(2)
-    echo = {"node": "echo", "dns": ["echo.m.test"], "layout": "grpc"}
-    targets = [
+    echo: dict[str, Any] = {"node": "echo", "dns": ["echo.m.test"], "layout": "grpc"}
+    targets: list[dict[str, Any]] = [
         # Nobody has to be told: each looks by itself, and the drop looks whether it has.
         {**echo, "dir": f"{folder}/echo", "verify": {"address": f"127.0.0.1:{watched}"}},
         {"node": "client", "dir": f"{folder}/client"},
@@ -60,17 +61,18 @@ def test_both_serve_every_new_certificate_and_no_call_fails(
     with Dropping(world, targets) as dropping:
         eventually((folder / "echo/current").exists, 20, "files for the servers")
         environment = {**os.environ, "PYTHONPATH": _TESTS + os.pathsep + os.environ.get("PYTHONPATH", "")}
-        command = [sys.executable, "-m", "harness.grpc_servers", folder / "echo", str(fetched), str(watched)]
+        command = [sys.executable, "-m", "harness.grpc_servers", str(folder / "echo"), str(fetched), str(watched)]
         processes.append(running(command, folder / "grpc.log", env=environment))
         dropping.wait_in_use("echo", "client")
         eventually(lambda: listening(fetched), 10, "the fetching server")
         started = len(dropping.failures())
-        clients = [calling(folder / "client", port, name) for port, name in ((fetched, "fetched"), (watched, "watched"))]
+        clients = [
+            calling(folder / "client", port, name) for port, name in ((fetched, "fetched"), (watched, "watched"))
+        ]
         with Load(clients) as load:
             dropping.wait_rotated(1, "echo", "client")
             world.run("rotate", "issuing", "--wait")
             dropping.wait_rotated(1, "echo", "client")
-        print(load.done, number(dropping.status("echo")), dropping.failures())
         assert load.failed == [], dropping.log() + (folder / "grpc.log").read_text()[-4000:]
         assert min(load.done.values()) > 20
         assert dropping.failures()[started:] == []

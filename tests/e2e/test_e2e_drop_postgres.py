@@ -1,4 +1,4 @@
-"""PostgreSQL on dropped files: its certificate, and logins by client certificate with the SPIFFE ID mapped to a role."""
+"""PostgreSQL on dropped files: its certificate, and logins by client certificate, the SPIFFE ID mapped to a role."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import pwd
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, number, ports, running
+from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, ports, running
 from harness.world import eventually, spiffe
 
 if TYPE_CHECKING:
@@ -36,7 +36,17 @@ class Postgres:
         os.chown(self.folder, user.pw_uid, user.pw_gid)
         self._as_postgres = ("setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups", "--")
         self.data = self.folder / "data"
-        made = [*self._as_postgres, BIN / "initdb", "-D", self.data, "-A", "reject", "-U", "owner", "--no-sync"]
+        made = [
+            *self._as_postgres,
+            str(BIN / "initdb"),
+            "-D",
+            str(self.data),
+            "-A",
+            "reject",
+            "-U",
+            "owner",
+            "--no-sync",
+        ]
         subprocess.run(made, check=True, capture_output=True)
         (self.data / "pg_hba.conf").write_text(
             "local   all owner trust\nhostssl all all 127.0.0.1/32 cert map=mesh clientname=DN\n"
@@ -63,7 +73,7 @@ class Postgres:
         return False
 
     def login(self, client: Path, role: str = "app") -> str:
-        """Log in with the files of a client, once; the server's name, chain and CRL are checked. Return who was let in."""
+        """Log in once with a client's files and return who was let in; server name, chain and CRL are checked."""
         files = generation(client)
         with psycopg.connect(
             host="db.m.test", hostaddr="127.0.0.1", port=self.port, user=role, dbname="postgres", connect_timeout=5,
@@ -97,7 +107,7 @@ def test_its_certificate_and_its_clients_change_and_no_login_fails(
         "reload": {"signal": "HUP", "pid_file": f"{postgres.data}/postmaster.pid", "program": f"{BIN}/postgres"},
         "verify": {"address": f"127.0.0.1:{port}", "protocol": "postgres"},
     }  # fmt: skip
-    targets = [
+    targets: list[dict[str, Any]] = [
         server,
         {"node": APP, "dir": f"{folder}/app", "subject": True},
         {"node": "other", "dir": f"{folder}/other", "subject": True},
@@ -117,7 +127,6 @@ def test_its_certificate_and_its_clients_change_and_no_login_fails(
             dropping.wait_rotated(1, "db", "app")
             world.run("rotate", "issuing", "--wait")
             dropping.wait_rotated(1, "db", "app")
-        print(load.done, number(dropping.status("db")), number(dropping.status("app")), dropping.failures()[started:])
         assert load.failed == [], dropping.log() + (postgres.folder / "log").read_text()
         assert load.done["login"] > 20
         assert dropping.failures()[started:] == []

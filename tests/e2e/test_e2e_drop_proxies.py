@@ -15,7 +15,6 @@ from harness.dropped import (
     dropping_world,
     ended,
     listening,
-    number,
     openssl_client,
     ports,
     running,
@@ -88,7 +87,7 @@ def test_both_serve_every_new_certificate_and_no_handshake_fails(
             "reload": reload, "verify": {"address": f"127.0.0.1:{port}"},
         }  # fmt: skip
 
-    targets = [
+    targets: list[dict[str, object]] = [
         target("ngx", "pem", at_nginx, {"command": f"{nginx} -s reload -c {folder}/nginx.conf"}),
         target("hap", "haproxy", at_haproxy, {"signal": "USR2", "pid_file": f"{folder}/hap.pid", "program": haproxy}),
         {"node": "client", "dir": f"{folder}/client"},
@@ -114,7 +113,6 @@ def test_both_serve_every_new_certificate_and_no_handshake_fails(
             # It is in force only once every drop has acknowledged it, which is after its reload.
             world.run("rotate", "issuing", "--wait")
             dropping.wait_rotated(1, "ngx", "hap", "client")
-        print(load.done, slow.done, {name: number(dropping.status(name)) for name in ("ngx", "hap", "client")})
         assert (load.failed, slow.failed) == ([], []), dropping.log()
         assert min(*load.done.values(), *slow.done.values()) > 5
         assert dropping.failures()[started:] == []

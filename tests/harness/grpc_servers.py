@@ -1,7 +1,7 @@
-"""Two gRPC servers that read a folder of layout grpc: `python -m harness.grpc_servers FOLDER FETCHED_PORT WATCHED_PORT`.
+"""Two gRPC servers on a folder of layout grpc: `python -m harness.grpc_servers FOLDER FETCHED_PORT WATCHED_PORT`.
 
-The first one has grpcio's certificate fetcher look at the folder when a client comes. The second one is C-core's own file
-watcher (the `file_watcher` certificate provider of an xDS bootstrap), behind the smallest control plane there can be.
+The first one has grpcio's certificate fetcher look at the folder when a client comes. The second one is C-core's own
+file watcher (`file_watcher` in an xDS bootstrap), behind the smallest control plane there can be.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fetched(folder: Path) -> grpc.ServerCredentials:
         key, chain, bundle = read_generation(folder)
         return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=bundle)
 
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
+    def fetch() -> grpc.ServerCertificateConfiguration | None:  # None: as before
         nonlocal seen
         now = os.readlink(link)
         if now == seen:
@@ -64,7 +64,7 @@ def fetched(folder: Path) -> grpc.ServerCredentials:
         seen = now
         return configuration()
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, True)  # type: ignore[arg-type]
 
 
 # --- C-core's file watcher, which only xDS reaches from Python
@@ -132,7 +132,7 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ig
 
 def serve(server: grpc.Server, port: int, credentials: grpc.ServerCredentials) -> grpc.Server:
     """Serve `/test.Echo/Unary` at a port."""
-    handler = grpc.unary_unary_rpc_method_handler(lambda request, _: request)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(lambda request, _: request)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", {"Unary": handler}),))
     server.add_secure_port(f"127.0.0.1:{port}", credentials)
     server.start()

@@ -35,6 +35,7 @@ class World:
     command_fails: int = 0
     now: float = 0.0
     debounce: float = 0.0
+    takes: float = 0.0  # how long the source takes to give material
     events: list[object] = field(default_factory=list)
 
     def drop(self) -> Drop:
@@ -47,8 +48,7 @@ class World:
 
     def wait(self, seconds: float) -> Material | None:
         found = self.script.pop(0) if self.script else None
-        if found is None:
-            self.now += seconds
+        self.now += seconds if found is None else self.takes
         if isinstance(found, MeshcaError):
             raise found
         return found
@@ -199,3 +199,38 @@ def test_once_gives_up_where_the_server_says_nothing(world: World) -> None:
     with pytest.raises(UnavailableError, match="sent nothing in 30 s"):
         world.drop().once()
     assert world.now == 30
+
+
+def test_changes_that_follow_each_other_closely_are_one(world: World) -> None:
+    world.debounce = 2.0
+    world.script = [material("first"), material("one"), material("two"), material("three"), None, material("late")]
+    drop = world.drop()
+    steps(drop, 1)
+    assert (world.now, world.chain()) == (0.0, "chain first")  # the first one is not kept waiting
+    steps(drop, 1)
+
+    placed = [event[2] for event in world.events if isinstance(event, tuple) and event[0] == "placed"]
+    assert placed == ["first", "three"]
+    assert world.now == 2.0
+    assert world.script[0] == material("late")
+
+
+def test_changes_without_end_are_put_in_place_after_five_pauses(world: World) -> None:
+    world.debounce = 2.0
+    world.takes = 1.5
+    world.script = [material("first"), *(material(str(number)) for number in range(20))]
+    drop = world.drop()
+    steps(drop, 2)
+
+    # They came every 1.5 s: after 10 s it is enough.
+    assert world.chain() == "chain 7"
+
+
+def test_a_server_that_goes_away_during_the_pause_loses_nothing(world: World) -> None:
+    world.debounce = 2.0
+    world.script = [material("first"), material("one"), GONE]
+    drop = world.drop()
+    steps(drop, 2)
+
+    assert world.chain() == "chain one"
+    assert not [event for event in world.events if isinstance(event, tuple) and event[0] == "failed"]
