@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def programs() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def program(name: str) -> str:
-    found = shutil.which(name)
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
         pytest.skip(f"needs {name}")
     return found
