@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshca.drop.loop import Drop
     from meshca.drop.material import Material
     from meshca.drop.source import Source
+    from meshca.drop.targets import OpenSource, Targets
 
 _COMMAND_TIMEOUT = 60.0
 
@@ -115,18 +116,10 @@ def _run(drop: Drop, *, once: bool) -> None:
 
 
 def _drop_all(settings: Settings, config: Path, *, once: bool) -> None:
-    from meshca.drop.config import read_targets
-    from meshca.drop.targets import Targets, World
-    from meshca.drop.timing import Timer
-
     def open_source(target: Target) -> contextlib.AbstractContextManager[Source]:
         return _source(settings, _Asked(target.node, _holder(target.folder, once=once), target.dns, target.subject))
 
-    def report(target: Target) -> _Lines:
-        return _Lines(settings.output, target.folder, target.label)
-
-    world = World(open_source, report, Timer(time.monotonic, time.sleep), _now)
-    with Targets(read_targets(config), world) as targets:
+    with targets_of(config, open_source, settings.output) as targets:
         if not once:
             targets.run()
             return
@@ -135,6 +128,18 @@ def _drop_all(settings: Settings, config: Path, *, once: bool) -> None:
         note(f"{name}: {error}")
     if failed:
         raise MeshcaError(f"{len(failed)} of {len(targets.states)} targets failed")
+
+
+def targets_of(config: Path, open_source: OpenSource, output: str) -> Targets:
+    """Return the targets of a file, to be entered and run, with this machine's clock; the agent's too."""
+    from meshca.drop.config import read_targets
+    from meshca.drop.targets import Targets, World
+    from meshca.drop.timing import Timer
+
+    def report(target: Target) -> _Lines:
+        return _Lines(output, target.folder, target.label)
+
+    return Targets(read_targets(config), World(open_source, report, Timer(time.monotonic, time.sleep), _now))
 
 
 @contextlib.contextmanager

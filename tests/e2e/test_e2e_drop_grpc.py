@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, listening, ports, running
+from harness.dropped import (
+    LIVES,
+    Dropping,
+    Load,
+    dropping_world,
+    ended,
+    generation,
+    listening,
+    ports,
+    rotate_issuing,
+    running,
+)
 from harness.world import eventually
 
 if TYPE_CHECKING:
@@ -71,7 +82,7 @@ def test_both_serve_every_new_certificate_and_no_call_fails(
         ]
         with Load(clients) as load:
             dropping.wait_rotated(1, "echo", "client")
-            world.run("rotate", "issuing", "--wait")
+            rotate_issuing(world)
             dropping.wait_rotated(1, "echo", "client")
         assert load.failed == [], dropping.log() + (folder / "grpc.log").read_text()[-4000:]
         assert min(load.done.values()) > 20

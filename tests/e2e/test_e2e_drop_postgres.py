@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, ports, running
+from harness.dropped import LIVES, Dropping, Load, dropping_world, ended, generation, ports, rotate_issuing, running
 from harness.world import eventually, spiffe
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Postgres:
         (self.data / "pg_hba.conf").write_text(
             "local   all owner trust\nhostssl all all 127.0.0.1/32 cert map=mesh clientname=DN\n"
         )
-        (self.data / "pg_ident.conf").write_text(f'mesh "UID={spiffe(APP)}" app\n')
+        every = r"/^UID=spiffe://m\.test/mesh/m/virtualNode/(.*)$"
+        (self.data / "pg_ident.conf").write_text(f'mesh "UID={spiffe(APP)}" app\nmesh "{every}" \\1\n')
         settings = {
             "port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": self.folder, "ssl": "on",
             "ssl_cert_file": files / "svid.pem", "ssl_key_file": files / "svid_key.pem",
@@ -69,10 +70,11 @@ class Postgres:
         with contextlib.suppress(psycopg.OperationalError):
             with psycopg.connect(host=str(self.folder), port=self.port, user="owner", dbname="postgres") as owner:
                 owner.execute("CREATE ROLE app LOGIN")
+                owner.execute("CREATE ROLE other LOGIN")
             return True
         return False
 
-    def login(self, client: Path, role: str = "app") -> str:
+    def login(self, client: Path, role: str = "app", node: str = APP) -> str:
         """Log in once with a client's files and return who was let in; server name, chain and CRL are checked."""
         files = generation(client)
         with psycopg.connect(
@@ -82,7 +84,7 @@ class Postgres:
         ) as connection:  # fmt: skip
             row = connection.execute("SELECT current_user, client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
             user, name = row.fetchone() or ("", "")
-            assert name == f"/UID={spiffe(APP)}"[:63]  # as long as a name is in that view
+            assert name == f"/UID={spiffe(node)}"[:63]  # as long as a name is in that view
             return str(user)
 
 
@@ -125,11 +127,12 @@ def test_its_certificate_and_its_clients_change_and_no_login_fails(
 
         with Load([login, login]) as load:
             dropping.wait_rotated(1, "db", "app")
-            world.run("rotate", "issuing", "--wait")
+            rotate_issuing(world)
             dropping.wait_rotated(1, "db", "app")
         assert load.failed == [], dropping.log() + (postgres.folder / "log").read_text()
         assert load.done["login"] > 20
         assert dropping.failures()[started:] == []
+        assert postgres.login(folder / "other", "other", "other") == "other"
         with pytest.raises(psycopg.OperationalError, match="certificate authentication failed"):
             postgres.login(folder / "other")
         with pytest.raises(psycopg.OperationalError, match="certificate authentication failed"):

@@ -18,9 +18,10 @@ from harness.dropped import (
     listening,
     openssl_client,
     ports,
+    rotate_issuing,
     running,
 )
-from harness.world import eventually
+from harness.world import eventually, spiffe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ http {{
     ssl_certificate {files}/svid.pem; ssl_certificate_key {files}/svid_key.pem;
     ssl_client_certificate {files}/bundle.pem; ssl_crl {files}/crl.pem; ssl_verify_client on; ssl_verify_depth 3;
     ssl_session_tickets off;
+    if ($ssl_client_s_dn != "UID={client}") {{ return 403; }}
     location / {{ return 200 $ssl_client_verify; }}
   }}
 }}
@@ -55,6 +57,7 @@ defaults
   timeout server 5s
 frontend tls
   bind 127.0.0.1:{port} ssl crt {files}/haproxy.pem ca-file {files}/bundle.pem crl-file {files}/crl.pem verify required
+  http-request deny unless {{ ssl_c_s_dn(UID) -m str {client} }}
   http-request return status 200 content-type text/plain string SUCCESS
 """
 
@@ -78,7 +81,7 @@ def test_both_serve_every_new_certificate_and_no_handshake_fails(
     make_world: Callable[..., World], programs: list[subprocess.Popen[bytes]]
 ) -> None:
     nginx, haproxy = program("nginx"), program("haproxy")
-    world = dropping_world(make_world("--lifetimes", LIVES), "ngx", "hap", "client")
+    world = dropping_world(make_world("--lifetimes", LIVES), "ngx", "hap", "client", "other")
     folder = world.folder
     at_nginx, at_haproxy = ports(2)
 
@@ -91,10 +94,16 @@ def test_both_serve_every_new_certificate_and_no_handshake_fails(
     targets: list[dict[str, object]] = [
         target("ngx", "pem", at_nginx, {"command": f"{nginx} -s reload -c {folder}/nginx.conf"}),
         target("hap", "haproxy", at_haproxy, {"signal": "USR2", "pid_file": f"{folder}/hap.pid", "program": haproxy}),
-        {"node": "client", "dir": f"{folder}/client"},
+        # Its subject says who it is: what both of them let in is that node alone.
+        {"node": "client", "dir": f"{folder}/client", "subject": True},
+        {"node": "other", "dir": f"{folder}/other", "subject": True},
     ]
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=at_nginx, files=folder / "ngx/current"))
-    (folder / "hap.cfg").write_text(HAPROXY.format(port=at_haproxy, files=folder / "hap/current"))
+    (folder / "nginx.conf").write_text(
+        NGINX.format(folder=folder, port=at_nginx, files=folder / "ngx/current", client=spiffe("client"))
+    )
+    (folder / "hap.cfg").write_text(
+        HAPROXY.format(port=at_haproxy, files=folder / "hap/current", client=spiffe("client"))
+    )
     with Dropping(world, targets) as dropping:
         for name in ("ngx", "hap"):
             eventually((folder / name / "current").exists, 20, f"files for {name}")
@@ -104,16 +113,18 @@ def test_both_serve_every_new_certificate_and_no_handshake_fails(
             running([haproxy, "-W", "-f", folder / "hap.cfg", "-p", folder / "hap.pid"], folder / "haproxy.log")
         )
         eventually(lambda: listening(at_nginx) and listening(at_haproxy), 10, "both programs")
-        dropping.wait_in_use("ngx", "hap", "client")
+        dropping.wait_in_use("ngx", "hap", "client", "other")
         started = len(dropping.failures())
         served = ((at_nginx, "ngx"), (at_haproxy, "hap"))
         clients = [browsing(folder / "client", *each) for each in served * 2]
         plain = [openssl_client(folder / "client", *each) for each in served]
         with Load(clients) as load, Load(plain, 0.3) as slow:
             dropping.wait_rotated(1, "ngx", "hap", "client")
-            # It is in force only once every drop has acknowledged it, which is after its reload.
-            world.run("rotate", "issuing", "--wait")
+            rotate_issuing(world)
             dropping.wait_rotated(1, "ngx", "hap", "client")
         assert (load.failed, slow.failed) == ([], []), dropping.log()
         assert min(*load.done.values(), *slow.done.values()) > 5
         assert dropping.failures()[started:] == []
+        for each in served:
+            with pytest.raises(AssertionError, match="403 Forbidden"):
+                browsing(folder / "other", *each)()

@@ -213,6 +213,12 @@ def openssl_client(folder: Path, port: int, name: str) -> Callable[[], None]:
     return attempt
 
 
+def rotate_issuing(world: World) -> None:
+    """Replace the issuing CA: it signs only once every drop has acknowledged it, which is after its reload."""
+    steps = list(world.admin.watch_rotation(world.admin.rotate_authority("issuing")))
+    assert steps[-1].state == "active", steps[-1]
+
+
 def running(command: Sequence[str | Path], log: Path, **how: Any) -> subprocess.Popen[bytes]:
     """Start a program, its words into a log."""
     with log.open("ab") as file:
