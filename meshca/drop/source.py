@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from meshca.client.values import Issued, SigningRequest, Trust
 from meshca.drop.material import Material
@@ -88,6 +89,7 @@ class Wish:
     ttl: timedelta | None = None
     dns_names: tuple[str, ...] = ()
     key_type: str = "ec-p256"
+    subject: str = ""  # the SPIFFE ID, where it is to stand in the subject, too
 
 
 class AdminSource:
@@ -103,6 +105,7 @@ class AdminSource:
         self._trust: Trust | None = None
         self._leaf: _Leaf | None = None
         self._given: Material | None = None
+        self._given_of = (0, "")  # the trust generation and serial that it answers
         self._in_force = False
         self._owing = False
 
@@ -117,11 +120,15 @@ class AdminSource:
         return material
 
     def acknowledge(self) -> None:
-        """Tell the server that this trust generation is in force here."""
+        """Tell the server that the trust and leaf that were returned last are in force here.
+
+        Newer ones may have come meanwhile, of which no material could be made: they are not.
+        """
+        if self._given is None:
+            return
         self._in_force = True
-        if self._trust is not None and self._leaf is not None:
-            serial = self._leaf.issued.serial
-            self._api.acknowledge_trust(self._holder, self._spiffe_id, self._trust.generation, serial)
+        generation, serial = self._given_of
+        self._api.acknowledge_trust(self._holder, self._spiffe_id, generation, serial)
 
     def _patience(self, seconds: float) -> float:
         if self._owing:
@@ -144,12 +151,13 @@ class AdminSource:
             leaf_crl_only=trust.leaf_crl_only,
         )
         if material == self._given:
+            self._given_of = trust.generation, leaf.issued.serial
             # Another generation with the same bytes: nothing to write, but the server waits for the answer.
             if self._in_force:
                 self.acknowledge()
             return None
         material.require_matching(self._renewal.now())
-        self._given = material
+        self._given, self._given_of = material, (trust.generation, leaf.issued.serial)
         self._in_force = False
         return material
 
@@ -172,8 +180,9 @@ def issue_with_new_key(
         MeshcaError: the server's refusal.
     """
     key = ec.generate_private_key(ec.SECP384R1() if wish.key_type == "ec-p384" else ec.SECP256R1())
-    # Without names: what is certified is the identity that the server finds for NODE.
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    # What is certified is the identity that the server finds for NODE; a subject that is not that one is refused.
+    subject = x509.Name([x509.NameAttribute(NameOID.USER_ID, wish.subject)] if wish.subject else [])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     request = SigningRequest(wish.node, csr.public_bytes(Encoding.DER), wish.ttl, wish.holder, wish.dns_names)
     (answer,) = issue([request])
     if isinstance(answer, MeshcaError):

@@ -202,7 +202,14 @@ def _prepared(order: Order, key_type: str) -> _Prepared | MeshcaError:
     except MeshcaError as error:
         return error
     request = IssueRequest(
-        order.spiffe_id, key.spki, order.ttl, order.holder, order.kind, order.requested_by, dns_names=names
+        order.spiffe_id,
+        key.spki,
+        order.ttl,
+        order.holder,
+        order.kind,
+        order.requested_by,
+        dns_names=names,
+        names_subject=key.names_subject,
     )
     return _Prepared(request, key_pem)
 

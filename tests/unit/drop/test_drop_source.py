@@ -181,6 +181,32 @@ def test_a_refusal_is_told_each_time_it_is_asked(api: Api) -> None:
     assert take(source)
 
 
+def test_trust_of_which_no_material_could_be_made_is_not_acknowledged(api: Api) -> None:
+    api.send()
+    source = api.source()
+    first = take(source)
+    api.send(replace(api.trust(), generation=9, revoked=(first.serial,)))
+    api.refusal = RefusedError("frozen")
+    with pytest.raises(RefusedError, match="frozen"):
+        source.wait(PATIENCE)
+    source.acknowledge()
+
+    assert api.acknowledged == [api.trust().generation]
+
+
+def test_a_subject_is_asked_for_where_it_is_wished_for(api: Api) -> None:
+    asked: list[SigningRequest] = []
+
+    def issue(requests: Sequence[SigningRequest]) -> list[Issued | MeshcaError]:
+        asked.extend(requests)
+        return api.issue(requests)
+
+    issue_with_new_key(issue, Wish("front", "drop:/d", subject=FRONT))
+    issue_with_new_key(issue, Wish("front", "drop:/d"))
+    subjects = [x509.load_der_x509_csr(each.csr).subject.rfc4514_string() for each in asked]
+    assert subjects == [f"UID={FRONT}", ""]
+
+
 def test_a_server_that_comes_back_with_the_same_trust_changes_nothing_and_hears_that_it_is_in_force(api: Api) -> None:
     api.send()
     source = api.source()
