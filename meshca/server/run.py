@@ -26,6 +26,7 @@ import structlog
 from meshca.attest.gate import Gate, Room
 from meshca.attest.process import Process
 from meshca.client.target import unix_target
+from meshca.delivery import workload_api
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.server.config import Config
@@ -158,7 +159,7 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
 
 def _mesh_server(parts: Parts) -> Any:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(handlers(parts.desk, parts.streams))
+    server.add_generic_rpc_handlers((*handlers(parts.desk, parts.streams), workload_api.handlers(parts.desk.workloads)))
     return server
 
 
