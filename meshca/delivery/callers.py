@@ -77,18 +77,28 @@ def recognise(process: Process, node_id: str, snapshot: Snapshot, read: Read = s
         NotEntitledError: It is nobody we know, or it claims to be somebody else.
         AttestationError: It is no longer the process that connected.
     """
-    identities = snapshot.mesh.identities
-    entries = entitled(read(process, snapshot.registrations), snapshot.registrations)
-    allowed = frozenset(entry.spiffe_id for entry in entries if identities.holder(entry.spiffe_id))
-    if not allowed:
+    entries = entries_of(process, snapshot, read)
+    selected = _selected(node_id, entries, snapshot)
+    allowed = frozenset(entry.spiffe_id for entry in entries)
+    more = any(selector.type not in {UID, GID} for entry in entries for selector in entry.selectors)
+    return Caller(process, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None, more)
+
+
+def entries_of(process: Process, snapshot: Snapshot, read: Read = selectors) -> tuple[Registration, ...]:
+    """Return the registrations that an attested process satisfies, of identities that an applied mesh has.
+
+    Raises:
+        NotEntitledError: There is none.
+        AttestationError: It is no longer the process that connected.
+    """
+    found = entitled(read(process, snapshot.registrations), snapshot.registrations)
+    entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
+    if not entries:
         raise NotEntitledError(
             f"no registration entitles uid {process.uid}, gid {process.gid}",
             remedy=f"meshca register NODE --selector unix:uid:{process.uid}",
         )
-    entries = tuple(entry for entry in entries if entry.spiffe_id in allowed)
-    selected = _selected(node_id, entries, snapshot)
-    more = any(selector.type not in {UID, GID} for entry in entries for selector in entry.selectors)
-    return Caller(process, allowed, selected, identities.holder(selected) if selected else None, more)
+    return entries
 
 
 def _selected(node_id: str, entries: tuple[Registration, ...], snapshot: Snapshot) -> SpiffeId | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshca.attest.process import AttestationError, require_same
@@ -20,10 +20,22 @@ from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
-from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
+from meshca.delivery.ports import (
+    Attestor,
+    Clock,
+    Followed,
+    Issuing,
+    Journal,
+    Leaf,
+    NoTokens,
+    TokenIssuing,
+    not_waited_for,
+)
 from meshca.delivery.progress import ACKNOWLEDGED, REJECTED, WAITING
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
+from meshca.delivery.workload_state import state_of
+from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.errors import MeshcaError, RefusedError, UnauthenticatedError, UnavailableError
 from meshca.spiffe.id import SpiffeId
 from meshca.xds.source import NodeInfo
@@ -65,6 +77,8 @@ class Services:
     clock: Clock
     chance: Callable[[], float]
     read: Read = selectors
+    tokens: TokenIssuing = field(default_factory=NoTokens)
+    followed: Followed = not_waited_for
 
 
 class Desk:
@@ -85,6 +99,10 @@ class Desk:
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
         self._replacing: dict[Holder, str] = {}  # whose leaf was revoked, and its serial
+        workloads = WorkloadServices(
+            services.attestor, self.leaves, services.journal, self._delivered, services.tokens, services.followed
+        )
+        self.workloads = Workloads(workloads, state_of(snapshot, self._read))
 
     async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
         """Open the view of one stream.
@@ -166,6 +184,8 @@ class Desk:
         self.replace_tainted()
         self.generated.forget(change.nodes)
         self.generated.adopt(prepared or {})
+        wake = change.trust or change.jwt or change.thawed or bool(change.suspended or change.resumed)
+        self.workloads.replace(state_of(snapshot, self._read), callers=change.callers, wake=wake)
         for view in self._views():
             view.moved(change, old)
 
@@ -189,7 +209,7 @@ class Desk:
     def rotate(self, spiffe_id: SpiffeId) -> int:
         """Give every stream of an identity a new leaf; return how many streams that are."""
         self.leaves.rotate(spiffe_id)
-        return sum(view.holds(spiffe_id) for view in self._views())
+        return sum(view.holds(spiffe_id) for view in self._views()) + self.workloads.holding(spiffe_id)
 
     def replace_tainted(self) -> None:
         """Replace leaves of CAs that are believed stolen, so many at a time; called again until there are none."""
@@ -200,6 +220,7 @@ class Desk:
     def drain(self) -> None:
         """Take no more streams and end those that are open."""
         self._draining = True
+        self.workloads.drain()
         for view in self._views():
             view.end(UnavailableError("the server is going down", remedy="connect again in a moment"))
 
@@ -215,12 +236,15 @@ class Desk:
 
     def leaf_in_force(self, told: LiveView, leaf: Leaf) -> None:
         """Note that an Envoy has acknowledged a leaf; one of an identity that is new to it meets trust in force."""
-        holder = Holder(told.caller.process, told.node_id, leaf.spiffe_id)
+        self._delivered(Holder(told.caller.process, told.node_id, leaf.spiffe_id), leaf, self._generation_of(told))
+
+    def _delivered(self, holder: Holder, leaf: Leaf, generation: int) -> None:
+        """Note that a holder has a leaf in force, and all of a trust generation (0: not yet)."""
         if self._replacing.get(holder, leaf.serial) != leaf.serial:
             del self._replacing[holder]
-            self._acknowledged.set()
+        self._acknowledged.set()
         self.journal.leaf_in_force(holder.name, leaf.spiffe_id, leaf.issuer_id)
-        if generation := self._generation_of(told):
+        if generation:
             self.journal.trust_in_force(holder.name, leaf.spiffe_id, generation)
 
     def _generation_of(self, told: LiveView) -> int:
@@ -266,7 +290,8 @@ class Desk:
                 notified += 1
                 reached += all(view.in_force >= generation for view in trusting)
                 strange += not any(view.owned for view in views)
-        return Census(notified, reached, strange)
+        workloads, there = self.workloads.reached(generation)  # whose listeners and clusters are never ours
+        return Census(notified + workloads, reached + there, strange + workloads)
 
     async def reached(self, generation: int, seconds: float) -> Census:
         """Wait until every Envoy has acknowledged a generation, or so long; then count."""

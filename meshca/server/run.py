@@ -26,6 +26,7 @@ import structlog
 from meshca.attest.gate import Gate, Room
 from meshca.attest.process import Process
 from meshca.client.target import unix_target
+from meshca.delivery import workload_api
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.server.config import Config
@@ -49,6 +50,7 @@ from meshca.server.services.meshes import MeshService
 from meshca.server.services.registrations import RegistrationService
 from meshca.server.services.trust import TrustService
 from meshca.server.state import State, first_snapshot, remember_rejections
+from meshca.server.tokens import TokenIssuance
 from meshca.server.warnings import warnings_of
 from meshca.v1 import admin_pb2_grpc
 from meshca.xds.registry import StreamTable
@@ -132,7 +134,10 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     admin_gate = Gate(home.admin_socket, home.admin_inner, _owner_only(home, journal), mode=ADMIN_SOCKET_MODE)
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)
-    desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
+    tokens = TokenIssuance(house.authority, metrics)
+    closing.callback(tokens.close)
+    services = Services(issuance, mesh_gate, journal, house.clock, chance, tokens=tokens, followed=journal.jwt_in_force)
+    desk = Desk(services, snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
     rotations = Rotations(house.authority, journal)
@@ -161,7 +166,7 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
 
 def _mesh_server(parts: Parts) -> Any:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(handlers(parts.desk, parts.streams))
+    server.add_generic_rpc_handlers((*handlers(parts.desk, parts.streams), workload_api.handlers(parts.desk.workloads)))
     return server
 
 

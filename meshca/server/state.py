@@ -21,7 +21,7 @@ from types import MappingProxyType
 import structlog
 from sqlalchemy import select
 
-from meshca.authority.events import Event, LeafRevoked, Resumed, TrustAlarm, TrustChanged
+from meshca.authority.events import Event, JwtTrustChanged, LeafRevoked, Resumed, TrustAlarm, TrustChanged
 from meshca.authority.trust import Trust
 from meshca.delivery.desk import Desk
 from meshca.delivery.effects import Connected, Effect, Prepared, effects, prepared
@@ -49,6 +49,7 @@ def first_snapshot(house: House) -> Snapshot:
         suspended=house.authority.suspended(),
         epochs=MappingProxyType(house.epochs.load()),
         endpoints=MappingProxyType({**house.endpoints.load()}),
+        jwt=house.authority.jwt_keys.trust,
         frozen=house.authority.freezing.frozen(),
     )
 
@@ -208,6 +209,9 @@ class State:
                 self._put(replace(self.snapshot, suspended=suspended))
             case TrustChanged():
                 self._trust_changed(event.trust, epochs)
+            case JwtTrustChanged():
+                if event.trust.generation >= self.snapshot.jwt.generation:
+                    self._put(replace(self.snapshot, jwt=event.trust))
             case TrustAlarm():
                 self._metrics.alarms.inc()
 

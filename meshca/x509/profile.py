@@ -69,6 +69,10 @@ CA_KEY_USAGE = Wanted(
 )
 
 
+# X509-SVID §4.1. Absent would mean the same (RFC 5280 §4.2.1.9), but py-spiffe refuses a leaf that does not say it.
+LEAF_BASIC_CONSTRAINTS = Wanted(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+
+
 class Names(NamedTuple):
     """What a leaf says of who it is for."""
 
@@ -83,8 +87,9 @@ def names_of(plan: LeafPlan) -> Names:
 
 
 def leaf_extensions(issuer: Issuer, names: Names, key: bytes) -> tuple[Wanted, ...]:
-    """Return what a leaf carries, the key identifier last; no basicConstraints, so cA=FALSE (RFC 5280 §4.2.1.9)."""
+    """Return what a leaf carries, the key identifier last."""
     return (
+        LEAF_BASIC_CONSTRAINTS,
         LEAF_KEY_USAGE,
         LEAF_EXTENDED_KEY_USAGE,
         # Critical where the subject is empty, and only there (X509-SVID §3.1, RFC 5280 §4.2.1.6).
