@@ -13,6 +13,7 @@ from meshca.server.metrics import Metrics
 from meshca.server.publication import Publication
 from meshca.server.rotations import Rotations
 from meshca.server.state import State
+from meshca.server.tcp import TcpSide
 from meshca.xds.registry import StreamTable
 
 
@@ -22,6 +23,7 @@ class Condition:
 
     state: str = "starting"  # starting | ready | draining
     http: str = ""
+    grpc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +40,5 @@ class Parts:
     metrics: Metrics
     streams: StreamTable
     condition: Condition
+    tcp: TcpSide
     warnings: Callable[[], tuple[str, ...]]

@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +29,9 @@ from meshca.attest.process import Process
 from meshca.client.target import unix_target
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
+from meshca.hardening import no_core_dumps
 from meshca.server.config import Config
+from meshca.server.door import Door, LocalDoor
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
 from meshca.server.house import House, Secret, open_house
 from meshca.server.http import HttpServer, listen
@@ -39,6 +42,8 @@ from meshca.server.parts import Condition, Parts
 from meshca.server.publication import Publication
 from meshca.server.rotations import Rotations
 from meshca.server.schedule import Schedule
+from meshca.server.services.admins import AdminService
+from meshca.server.services.agents import AgentsService
 from meshca.server.services.audits import AuditService
 from meshca.server.services.backups import BackupService
 from meshca.server.services.calls import servicer
@@ -49,7 +54,10 @@ from meshca.server.services.meshes import MeshService
 from meshca.server.services.registrations import RegistrationService
 from meshca.server.services.trust import TrustService
 from meshca.server.state import State, first_snapshot, remember_rejections
+from meshca.server.tcp import tcp_side
 from meshca.server.warnings import warnings_of
+from meshca.store.admins import Admins
+from meshca.store.agents import Agents
 from meshca.v1 import admin_pb2_grpc
 from meshca.xds.registry import StreamTable
 from meshca.xds.service import SERVER_OPTIONS, handlers
@@ -68,6 +76,7 @@ def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts
     Raises:
         MeshcaError: It cannot start.
     """
+    no_core_dumps()
     home.require_initialised()
     home.require_short_sockets()
     lock = home.lock()
@@ -96,11 +105,12 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
     async with AsyncExitStack() as closing:
         house = await asyncio.to_thread(open_house, home, config, passphrase)
         closing.callback(house.close)
-        bound = listen(config.http)
+        bound, tcp = listen(config.http), listen(config.grpc, "grpc")
         closing.callback(bound.close)
+        closing.callback(tcp.close)
         await asyncio.to_thread(house.clock_watch.tick)
         await asyncio.to_thread(house.authority.start)
-        parts, gates = await _assemble(house, closing)
+        parts, gates = await _assemble(house, tcp, closing)
         web = HttpServer(parts, bound)
         web.start()
         closing.push_async_callback(web.stop)
@@ -110,8 +120,11 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         closing.callback(schedule.stop)
         for gate in gates:
             await gate.start()
+        parts.tcp.start()
+        parts.condition.grpc = str(parts.tcp.address)
         parts.condition.state = "ready"
-        _log.info("ready", home=str(home.path), http=parts.condition.http, socket=str(home.mesh_socket))
+        condition = parts.condition
+        _log.info("ready", home=str(home.path), http=condition.http, grpc=condition.grpc, socket=str(home.mesh_socket))
         for warning in parts.warnings():
             _log.warning("warning", text=warning)
         yield parts
@@ -119,7 +132,7 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         _log.info("draining")
 
 
-async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple[Gate, Gate]]:
+async def _assemble(house: House, listener: socket.socket, closing: AsyncExitStack) -> tuple[Parts, tuple[Gate, Gate]]:
     """Put the parts together; the gates are made, but not yet open."""
     home, metrics = house.home, Metrics()
     journal = StoreJournal(house.store, house.clock, metrics)
@@ -132,6 +145,8 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
+    tcp = tcp_side(house, issuance, journal, listener)
+    state.watch_revoked(tcp.revoked)
     rotations = Rotations(house.authority, journal)
     closing.push_async_callback(rotations.close)
     streams = StreamTable(house.clock.now)
@@ -146,11 +161,13 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
         metrics=metrics,
         streams=streams,
         condition=Condition(),
+        tcp=tcp,
         warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
     )
-    mesh, admin = _mesh_server(parts), _admin_server(parts, admin_gate)
-    closing.push_async_callback(_drain, parts, (mesh, admin), (mesh_gate, admin_gate))
-    for server, path in ((mesh, home.mesh_inner), (admin, home.admin_inner)):
+    mesh, admin = _mesh_server(parts), _admin_server(parts, LocalDoor(admin_gate))
+    remote = _admin_server(parts, tcp.door)
+    closing.push_async_callback(_drain, parts, (mesh, admin, remote), (mesh_gate, admin_gate))
+    for server, path in ((mesh, home.mesh_inner), (admin, home.admin_inner), (remote, tcp.inner)):
         _bind(server, path)
         await server.start()
     return parts, (mesh_gate, admin_gate)
@@ -162,7 +179,7 @@ def _mesh_server(parts: Parts) -> Any:
     return server
 
 
-def _admin_server(parts: Parts, gate: Gate) -> Any:
+def _admin_server(parts: Parts, door: Door) -> Any:
     trust, audits, backups = TrustService(parts), AuditService(parts), BackupService(parts)
     meshes = MeshService(parts)
     services = (
@@ -171,13 +188,15 @@ def _admin_server(parts: Parts, gate: Gate) -> Any:
         RegistrationService(parts),
         CertificateService(parts),
         EnvoyService(parts),
+        AdminService(parts, Admins(parts.house.store)),
+        AgentsService(parts, Agents(parts.house.store)),
         audits,
         trust,
     )
     unary = {name: method for service in services for name, method in service.calls().items()}
     streams = {**meshes.streams(), **trust.streams(), **audits.streams(), **backups.streams()}
     server = grpc.aio.server(options=_ADMIN_OPTIONS)
-    admin_pb2_grpc.add_AdminServicer_to_server(servicer(gate, unary, streams), server)
+    admin_pb2_grpc.add_AdminServicer_to_server(servicer(door, unary, streams), server)
     return server
 
 
@@ -209,7 +228,7 @@ def _owner_only(home: Home, journal: StoreJournal) -> Callable[[Process], None]:
     return check
 
 
-async def _drain(parts: Parts, servers: tuple[Any, Any], gates: tuple[Gate, Gate]) -> None:
+async def _drain(parts: Parts, servers: tuple[Any, ...], gates: tuple[Gate, Gate]) -> None:
     """End what runs, in an order in which nothing is lost."""
     parts.condition.state = "draining"
     parts.desk.drain()
@@ -217,7 +236,7 @@ async def _drain(parts: Parts, servers: tuple[Any, Any], gates: tuple[Gate, Gate
     await asyncio.gather(*(server.stop(_GRACE) for server in servers))
     await parts.desk.leaves.close()
     await parts.issuance.close()
-    for gate in gates:
+    for gate in (*gates, parts.tcp.gate):
         gate.close()
     parts.journal.flush()
     try:

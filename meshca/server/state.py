@@ -83,6 +83,7 @@ class State:
         self._in_order = threading.Lock()
         self._applying = asyncio.Lock()
         self._trust_told: set[Callable[[], None]] = set()
+        self._revoked_told: set[Callable[[frozenset[str]], None]] = set()
         house.authority.subscribe(self._happened)
         self._show()
 
@@ -95,6 +96,10 @@ class State:
         """Call ``told`` after each change of trust or suspensions; returns how to stop."""
         self._trust_told.add(told)
         return lambda: self._trust_told.discard(told)
+
+    def watch_revoked(self, told: Callable[[frozenset[str]], None]) -> None:
+        """Call ``told`` with the serials of what is revoked, from now on."""
+        self._revoked_told.add(told)
 
     async def propose(self, judge: Callable[[MeshState], Proposal]) -> tuple[Proposal, tuple[Effect, ...]]:
         """Judge a change without making it; return as well what it would send.
@@ -204,6 +209,8 @@ class State:
                 if event.suspended:
                     self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
                 self._desk.revoked(event.serials, suspended=event.suspended)
+                for told in tuple(self._revoked_told):
+                    told(event.serials)
             case Resumed():
                 self._put(replace(self.snapshot, suspended=suspended))
             case TrustChanged():

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TRUST_DOMAIN = "m.test"
 _START = 30
+ANY_PORT = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 _TESTS = str(Path(__file__).parent.parent)
 # Envoys and other callers as users of their own; no account needs to exist for a uid to be used.
 FIRST_UID = 61_000
@@ -99,7 +100,7 @@ class World:
         """Start `meshca serve` and wait until it is ready; ``program`` is the module to run."""
         log = (self.folder / "serve.log").open("ab")
         with log:
-            command = [sys.executable, "-m", *program, "--home", str(self.home), "serve", "--http", "127.0.0.1:0"]
+            command = [sys.executable, "-m", *program, "--home", str(self.home), "serve", *ANY_PORT]
             self.server = subprocess.Popen(
                 [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, "PYTHONPATH": _TESTS + os.pathsep + os.environ.get("PYTHONPATH", "")},
