@@ -6,7 +6,8 @@ onward from a socket bound to a random abstract name, which the server then sees
 Rules this module keeps:
 - Name and process are in the map before the onward connection exists, and leave it before it is closed. A name that
   isn't in the map is nobody: abstract names can be read, and taken again after close, by every user (design §7).
-- A connection ends when the process that made it ends, whoever else holds the socket.
+- A connection ends when the process that made it ends, whoever else holds the socket, and with the first byte that
+  another process sends through it.
 - No file descriptor left: connections wait in the kernel's queue; the gate neither spins nor dies.
 - No user takes the descriptors from all others: each has its share of the room, and what is beyond is refused.
 - Who is refused fills no log: at most one line a second.
@@ -26,7 +27,7 @@ from pathlib import Path
 from meshca.attest import listener
 from meshca.attest.passage import Onward, Passage
 from meshca.attest.process import Process, attest
-from meshca.errors import ExhaustedError, MeshcaError
+from meshca.errors import ExhaustedError, MeshcaError, UnauthenticatedError
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ _DESCRIPTORS_A_PASSAGE = 4  # the caller's, the onward one, the server's end of 
 
 class NoRoomError(ExhaustedError):
     """There are as many connections as the gate takes, of this user or of all."""
+
+
+class ForeignSenderError(UnauthenticatedError):
+    """Another process than the one that connected sends through its socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,7 @@ class Gate:
         self._public_path = public_path
         self._allow = allow
         self._mode = mode
-        self._onward = Onward(os.fsencode(inner_path), entropy)
+        self._onward = Onward(os.fsencode(inner_path), entropy, self._foreign)
         self._listener: socket.socket | None = None
         self._inode = 0
         self._paused: asyncio.TimerHandle | None = None
@@ -165,6 +170,11 @@ class Gate:
             raise NoRoomError(f"uid {process.uid} has {self.room.each_user} connections already")
         if len(self) >= self.room.in_all:
             raise NoRoomError(f"there are {self.room.in_all} connections already", value=f"uid {process.uid}")
+
+    def _foreign(self, process: Process, sender: int) -> None:
+        self.refused += 1
+        reason = f"process {process.pid} connected, and process {sender or 'of another pid namespace'} sends"
+        self._tell(ForeignSenderError(reason, value=f"uid {process.uid}"))
 
     def _tell(self, error: MeshcaError) -> None:
         now = asyncio.get_running_loop().time()

@@ -56,6 +56,8 @@ def listen(path: Path, mode: int) -> socket.socket:
     try:
         # Before bind, the mode of the descriptor becomes that of the file (Linux, unix_bind), whatever the umask.
         os.fchmod(listener.fileno(), mode & 0o600)
+        # What is accepted inherits it, so that no byte comes without its sender (pipe.py).
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         listener.bind(os.fsencode(path))
         listener.listen(_BACKLOG)
         path.chmod(mode)

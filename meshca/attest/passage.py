@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from meshca.attest.pipe import BUFFER_BYTES, Pipe
+from meshca.attest.pipe import BUFFER_BYTES, Owner, Pipe
 from meshca.attest.process import Process
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ class Onward:
 
     path: bytes
     entropy: Callable[[int], bytes]
+    on_foreign: Callable[[Process, int], None]
+    """Called with a caller, and the number of another process that has sent something through its socket."""
     callers: dict[str, Process] = field(default_factory=dict)
     passages: set[Passage] = field(default_factory=set)
     by_uid: Counter[int] = field(default_factory=Counter)
@@ -90,7 +92,9 @@ class Passage:
             _log.warning("the server does not answer behind the gate: %s", error)
             self.close()
             return
-        self._pipe = Pipe(self._caller, self._socket, self._shared.buffer, self._forget)
+        shared, process = self._shared, self._shared.callers[self._name]
+        owner = Owner(process.pid, shared.buffer, self._forget, lambda sender: shared.on_foreign(process, sender))
+        self._pipe = Pipe(self._caller, self._socket, owner)
 
     def _again(self) -> None:
         if self._loop.time() > self._deadline:

@@ -17,8 +17,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from meshca.attest.executable import FileId, running_file
 from meshca.errors import UnauthenticatedError
-from meshca.policy.entitlement import Selector
 
 # Linux 6.5 and later, include/uapi/asm-generic/socket.h; Python 3.11 has no name for them.
 _SO_PEERPIDFD = 77
@@ -36,18 +36,14 @@ class AttestationError(UnauthenticatedError):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Who connected; ``start_time`` is in clock ticks since boot."""
+    """Who connected; ``start_time`` is in clock ticks since boot, ``executable`` what it ran when it was attested."""
 
     pid: int
     uid: int
     gid: int
     groups: frozenset[int]
     start_time: int
-
-
-def selectors(process: Process) -> frozenset[Selector]:
-    """Return what a registration may ask of this process."""
-    return frozenset({Selector("unix:uid", str(process.uid)), Selector("unix:gid", str(process.gid))})
+    executable: FileId | None = None
 
 
 def attest(connection: socket.socket) -> tuple[Process, int]:
@@ -64,12 +60,13 @@ def attest(connection: socket.socket) -> tuple[Process, int]:
     pidfd = _pidfd(connection, pid)
     try:
         start_time = read_start_time(pid)
-        # Only now is it certain that the start time is of the process that connected, not of one with its number.
+        executable = running_file(pid)
+        # Only now is it certain that these are of the process that connected, not of one with its number.
         require_alive(pidfd)
     except BaseException:
         os.close(pidfd)
         raise
-    return Process(pid, uid, gid, _groups(connection), start_time), pidfd
+    return Process(pid, uid, gid, _groups(connection), start_time, executable), pidfd
 
 
 def require_alive(pidfd: int) -> None:

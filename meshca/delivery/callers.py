@@ -9,15 +9,21 @@ Rules kept here (design §2 and §6):
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from meshca.attest.process import Process, selectors
+from meshca.attest.process import Process
+from meshca.attest.selectors import selectors
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import RefusedError
 from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import parse_node_id
-from meshca.policy.entitlement import Registration, Selected, entitled, select
+from meshca.policy.entitlement import Registration, Selected, Selector, entitled, select
+from meshca.policy.selector import GID, UID
 from meshca.spiffe.id import SpiffeId
+
+Read = Callable[[Process, Iterable[Registration]], frozenset[Selector]]
+"""What reads the selectors that hold for a process, as far as registrations ask for them."""
 
 
 class NotEntitledError(RefusedError):
@@ -36,6 +42,8 @@ class Caller:
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
     node: ObjectKey | None
+    read_more: bool = False
+    """Whether it is entitled by more than user and groups, which can change while it runs."""
 
     @property
     def actor(self) -> str:
@@ -62,14 +70,15 @@ def as_node(spiffe_id: SpiffeId, node: ObjectKey) -> Caller:
     return Caller(Process(0, 0, 0, frozenset(), 0), frozenset({spiffe_id}), spiffe_id, node)
 
 
-def recognise(process: Process, node_id: str, snapshot: Snapshot) -> Caller:
+def recognise(process: Process, node_id: str, snapshot: Snapshot, read: Read = selectors) -> Caller:
     """Say who an attested process is, given the ``node.id`` of its stream.
 
     Raises:
         NotEntitledError: It is nobody we know, or it claims to be somebody else.
+        AttestationError: It is no longer the process that connected.
     """
     identities = snapshot.mesh.identities
-    entries = entitled(selectors(process), snapshot.registrations)
+    entries = entitled(read(process, snapshot.registrations), snapshot.registrations)
     allowed = frozenset(entry.spiffe_id for entry in entries if identities.holder(entry.spiffe_id))
     if not allowed:
         raise NotEntitledError(
@@ -78,7 +87,8 @@ def recognise(process: Process, node_id: str, snapshot: Snapshot) -> Caller:
         )
     entries = tuple(entry for entry in entries if entry.spiffe_id in allowed)
     selected = _selected(node_id, entries, snapshot)
-    return Caller(process, allowed, selected, identities.holder(selected) if selected else None)
+    more = any(selector.type not in {UID, GID} for entry in entries for selector in entry.selectors)
+    return Caller(process, allowed, selected, identities.holder(selected) if selected else None, more)
 
 
 def _selected(node_id: str, entries: tuple[Registration, ...], snapshot: Snapshot) -> SpiffeId | None:

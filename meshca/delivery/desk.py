@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshca.delivery.callers import recognise
+from meshca.attest.process import require_same
+from meshca.attest.selectors import is_slow, selectors
+from meshca.delivery.callers import Caller, NotEntitledError, Read, recognise
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
@@ -62,6 +64,7 @@ class Services:
     journal: Journal
     clock: Clock
     chance: Callable[[], float]
+    read: Read = selectors
 
 
 class Desk:
@@ -76,6 +79,7 @@ class Desk:
         self.generated = Generated()
         self.rejections = Rejections()
         self._attestor = services.attestor
+        self._read = services.read
         self._envoys: dict[tuple[Process, str], set[LiveView]] = {}
         self._draining = False
         self._acknowledged = asyncio.Event()
@@ -96,13 +100,44 @@ class Desk:
         if process is None:
             raise UnauthenticatedError("nobody vouches for this connection")
         try:
-            caller = recognise(process, node.id, self.snapshot)
+            if self.is_slow(process):
+                await self.look_at(process)
+            caller = self.recognise(process, node.id)
         except MeshcaError as error:
             self.journal.refused(f"uid:{process.uid}", "attest", node.id, str(error))
             raise
         view = LiveView(self, caller, node, dedicated=dedicated)
         self._envoys.setdefault(view.envoy, set()).add(view)
         return view
+
+    def is_slow(self, process: Process) -> bool:
+        """Return whether it takes more than a moment to say who a process is."""
+        return is_slow(process, self.snapshot.registrations)
+
+    async def look_at(self, process: Process) -> None:
+        """Read what registrations ask of a process, off the event loop; what was read is remembered.
+
+        Raises:
+            AttestationError: It is no longer the process that connected.
+        """
+        await asyncio.to_thread(self._read, process, self.snapshot.registrations)
+
+    def recognise(self, process: Process, node_id: str) -> Caller:
+        """Say who a process is, see ``callers.recognise``."""
+        return recognise(process, node_id, self.snapshot, self._read)
+
+    async def require_still(self, caller: Caller, node_id: str, spiffe_id: SpiffeId) -> None:
+        """Raise unless a caller is still the process that it was, and entitled to this identity.
+
+        Raises:
+            MeshcaError: It is not.
+        """
+        if caller.read_more:
+            if self.is_slow(caller.process):
+                await self.look_at(caller.process)
+            if spiffe_id not in self.recognise(caller.process, node_id).entitled:
+                raise NotEntitledError("the caller is no longer entitled to it", value=str(spiffe_id))
+        require_same(caller.process)
 
     def leave(self, view: LiveView) -> None:
         """Forget a view."""

@@ -1,7 +1,7 @@
 """What one stream may see, as it is now. Implements ``xds.source.View``.
 
 Rules kept here:
-- A key is released only after the process has been looked at again (``require_same``).
+- A key is released only after the process has been looked at again (``Desk.require_still``).
 - Who is entitled to nothing any more gets nothing any more, whatever is under way for it.
 - A suspended caller's dedicated SDS stream ends; on ADS its stream stays, no leaf is sent, its contexts are nobody.
 - While issuance is frozen a leaf that there is none of stays away until it thaws; the stream and its contexts go on.
@@ -14,13 +14,14 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from meshca.attest.process import Process, require_same
+from meshca.attest.process import Process
 from meshca.authority.freezing import FrozenError
-from meshca.delivery.callers import Caller, NotEntitledError, recognise
+from meshca.delivery.callers import Caller, NotEntitledError
 from meshca.delivery.contexts import Wanted
 from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
@@ -74,6 +75,7 @@ class LiveView:
         "_desk",
         "_ended",
         "_holding",
+        "_looking",
         "_memory",
         "_node_id",
         "_old",
@@ -96,6 +98,7 @@ class LiveView:
         self._memory = _Memory()
         self.progress = Progress()
         self._holding = False
+        self._looking: asyncio.Task[None] | None = None
         self._old: Snapshot | None = None  # before the revision whose secrets have not been compared yet
         self.in_force = 0  # the trust generation that all contexts have acknowledged
 
@@ -243,7 +246,9 @@ class LiveView:
 
     def moved(self, change: Difference, old: Snapshot) -> None:
         """Look again at what a new snapshot may have changed for this stream."""
-        if change.callers and not self._recognised_again():
+        if change.callers and self._desk.is_slow(self._caller.process):
+            self._looking = asyncio.get_running_loop().create_task(self._look_again())
+        elif change.callers and not self._recognised_again():
             return
         if change.revision and self._caller.node in change.nodes:
             self._old = self._old or old
@@ -272,9 +277,14 @@ class LiveView:
     def _rejecter(self) -> str:
         return f"{self._caller.process.uid} {self.node_id}"
 
+    async def _look_again(self) -> None:
+        with contextlib.suppress(MeshcaError):  # it is met once more, and told, by what follows
+            await self._desk.look_at(self._caller.process)
+        self._recognised_again()
+
     def _recognised_again(self) -> bool:
         try:
-            caller = recognise(self._caller.process, self.node_id, self._desk.snapshot)
+            caller = self._desk.recognise(self._caller.process, self.node_id)
         except MeshcaError as error:
             self._desk.journal.refused(self._caller.actor, "attest", self.node_id, str(error))
             self.end(error)
@@ -366,8 +376,8 @@ class LiveView:
             self._desk.leaves.attach(holder, self.leaf_changed)
         leaf = await self._desk.leaves.get(holder, held)
         # Looked at again after the wait: suspended meanwhile means no leaf.
+        await self._desk.require_still(self._caller, self._node_id, spiffe_id)
         resolve(name, self._caller, self._desk.snapshot)
-        require_same(self._caller.process)
         self._memory.leaves[name] = leaf
         return self._leaf_resource(name, leaf, b"")
 

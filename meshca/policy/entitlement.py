@@ -9,11 +9,10 @@ Rules kept here (design §2):
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshca.errors import InvalidInputError
+from meshca.policy.selector import GID, UID, Selector, SelectorError, parse_selector
 from meshca.spiffe.id import SpiffeId
 
 if TYPE_CHECKING:
@@ -21,23 +20,19 @@ if TYPE_CHECKING:
 
     from meshca.mesh.noderef import NodeRef
 
-_SELECTOR = re.compile(r"(?P<type>unix:[ug]id):(?P<value>0|[1-9][0-9]{0,9})")
-_LARGEST_ID = 2**32 - 2  # (uid_t)-1 means 'no change' to chown(2) and is nobody's
+__all__ = [
+    "Refused",
+    "Registration",
+    "Selected",
+    "Selector",
+    "SelectorError",
+    "entitled",
+    "parse_selector",
+    "select",
+    "undecided",
+]
 
-
-class SelectorError(InvalidInputError):
-    """A selector that is not understood."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Selector:
-    """A property of a process that the kernel vouches for."""
-
-    type: str
-    value: str
-
-    def __str__(self) -> str:
-        return f"{self.type}:{self.value}"
+_IMMEDIATE = frozenset({UID, GID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +60,23 @@ class Refused:
     entitled: tuple[SpiffeId, ...] = ()
 
 
-def parse_selector(text: str) -> Selector:
-    """Return the selector that a text spells in its one canonical way.
-
-    Raises:
-        SelectorError: it is none of `unix:uid:NUMBER` and `unix:gid:NUMBER`.
-    """
-    match = _SELECTOR.fullmatch(text)
-    if match is None or int(match["value"]) > _LARGEST_ID:
-        raise SelectorError(
-            f"a selector is unix:uid:N or unix:gid:N, N from 0 to {_LARGEST_ID} without leading zeros",
-            field="selector",
-            value=text,
-            remedy="give the number that `id` shows",
-        )
-    return Selector(match["type"], match["value"])
-
-
 def entitled(selectors: frozenset[Selector], registrations: Iterable[Registration]) -> tuple[Registration, ...]:
     """E1: return the registrations that a caller with these selectors satisfies."""
     # A registration without selectors would hold for everybody: it holds for nobody.
     return tuple(entry for entry in registrations if entry.selectors and entry.selectors <= selectors)
+
+
+def undecided(held: frozenset[Selector], registrations: Iterable[Registration]) -> frozenset[Selector]:
+    """Return which further selectors decide about a caller of whom only user and groups are known.
+
+    Whoever no registration names by user and group causes no reading of files.
+    """
+    found: set[Selector] = set()
+    for entry in registrations:
+        rest = entry.selectors - held
+        if not any(selector.type in _IMMEDIATE for selector in rest):
+            found |= rest
+    return frozenset(found)
 
 
 def select(

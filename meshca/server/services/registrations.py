@@ -11,6 +11,7 @@ from meshca.authority import audit
 from meshca.authority.audit import OK, AuditEntry
 from meshca.errors import InvalidInputError
 from meshca.policy.entitlement import Registration, parse_selector
+from meshca.policy.selector import require_sound
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Unary
 from meshca.v1 import admin_pb2 as pb
@@ -63,6 +64,7 @@ class RegistrationService:
         identities = self._parts.state.snapshot.mesh.identities
         spiffe_id = identities.of(identities.resolve(request.node))
         selectors = frozenset(parse_selector(text) for text in request.selectors)
+        require_sound(selectors)
         return Registration(secrets.token_hex(_ID_BYTES), spiffe_id, selectors)
 
 

@@ -45,6 +45,18 @@ except OSError as error:
 s.sendall(b"hello")
 if order == "fork" and os.fork():
     sys.stdin.read(1); os._exit(0)
+if order.startswith("heir"):
+    sys.stdin.readline()
+    if not os.fork():
+        s.sendall(b"as the heir"); os._exit(0)
+    os.wait()
+    if order == "heir-exec":
+        os.execv("/bin/cat", ["cat"])
+if order == "threads":
+    import threading
+    thread = threading.Thread(target=s.sendall, args=(b"by a thread",)); thread.start(); thread.join()
+if order == "descriptors":
+    socket.send_fds(s, [b"with descriptors"], list(range(3)) * 20)
 print("connected", flush=True)
 print("ended" if s.recv(1) == b"" else "data", flush=True)
 """
@@ -243,6 +255,55 @@ async def test_who_inherits_a_socket_by_fork_inherits_no_identity(place: Place) 
         await served.ended()
         assert gate.lookup(served.peer) is None
         assert await parent.line() == "ended", "the heir's end is closed as well"
+
+
+@pytest.mark.parametrize("order", ["heir", "heir-exec"])
+async def test_what_an_heir_sends_reaches_nobody_and_ends_the_connection(
+    place: Place, caplog: pytest.LogCaptureFixture, order: str
+) -> None:
+    async with opened(place) as gate:
+        parent = await place.spawn(place.public, order=order)
+        served = await place.arrived()
+        assert await soon(served.reader.readexactly(5)) == b"hello"
+        parent.send(b"\n")  # the parent, which lives on, forks a child that sends
+
+        assert await soon(served.reader.read()) == b""
+        assert gate.lookup(served.peer) is None
+        assert gate.refused == 1
+        assert parent.process.returncode is None
+    assert f"process {parent.pid} connected, and process " in caplog.text
+
+
+@as_root
+async def test_a_connection_made_by_one_and_used_by_another_user_is_the_users_who_made_it_only(place: Place) -> None:
+    async with opened(place) as gate:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(place.public))
+            served = await place.arrived()
+            program = f"import os,socket;os.setuid(65534);socket.socket(fileno={caller.fileno()}).send(b'x')"
+            command = [sys.executable, "-I", "-S", "-c", program]
+            child = await asyncio.create_subprocess_exec(*command, pass_fds=[caller.fileno()])
+            assert await soon(served.reader.read()) == b""
+            await soon(child.wait())
+            assert gate.refused == 1
+
+
+async def test_every_thread_of_a_process_is_that_process(place: Place) -> None:
+    async with opened(place) as gate:
+        await place.spawn(place.public, order="threads")
+        served = await place.arrived()
+        assert await soon(served.reader.readexactly(16)) == b"helloby a thread"
+        assert gate.refused == 0
+
+
+async def test_descriptors_that_a_caller_sends_along_are_not_taken(place: Place) -> None:
+    async with opened(place):
+        child = await place.spawn(place.public, order="descriptors")
+        served = await place.arrived()
+        before = len(os.listdir("/proc/self/fd"))
+        assert await child.line() == "connected"
+        assert await soon(served.reader.readexactly(21)) == b"hellowith descriptors"
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_a_client_that_closes_ends_its_connection(place: Place) -> None:

@@ -14,8 +14,7 @@ from typing import cast
 
 import pytest
 
-from meshca.attest.process import AttestationError, Process, attest, read_start_time, require_same, selectors
-from meshca.policy.entitlement import Selector
+from meshca.attest.process import AttestationError, Process, attest, read_start_time, require_same
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
@@ -159,9 +158,3 @@ def test_a_command_name_of_blanks_and_parentheses_does_not_confuse() -> None:
 
         assert 0 <= read_start_time(odd.pid) - ordinary < 100 * os.sysconf("SC_CLK_TCK")
         odd.kill()
-
-
-def test_a_registration_may_ask_for_user_and_group() -> None:
-    process = Process(pid=7, uid=1000, gid=100, groups=frozenset({5}), start_time=1)
-
-    assert selectors(process) == {Selector("unix:uid", "1000"), Selector("unix:gid", "100")}

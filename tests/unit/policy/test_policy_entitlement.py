@@ -5,17 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit.mesh.mesh_objects import DOMAIN, examples, key, spiffe_id
 
-from meshca.errors import InvalidInputError
 from meshca.mesh.noderef import NodeRef
 from meshca.policy.entitlement import (
     Refused,
     Registration,
     Selected,
     Selector,
-    SelectorError,
     entitled,
-    parse_selector,
     select,
+    undecided,
 )
 from meshca.spiffe.id import SpiffeId
 
@@ -39,28 +37,6 @@ def identity_of(ref: NodeRef) -> SpiffeId | None:
     return OWN if ref.name == "c" else spiffe_id(ref.name)
 
 
-# -- selectors
-
-
-@pytest.mark.parametrize("text", ["unix:uid:0", "unix:gid:0", "unix:uid:1000", f"unix:gid:{2**32 - 2}"])
-def test_a_selector_has_one_spelling(text: str) -> None:
-    assert str(parse_selector(text)) == text
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "unix", "unix:uid", "unix:uid:", "unix:uid:root", "unix:uid:01", "unix:uid:-1", "unix:uid:+1", "unix:uid:1 ",
-     " unix:uid:1", "unix:uid:1\n", "unix:uid:1.0", "unix:uid:1e3", "unix:uid:٣", f"unix:uid:{2**32 - 1}",
-     "unix:uid:99999999999", "Unix:uid:1", "unix:pid:1", "unix:path:/bin/x", "uid:1", "unix:uid:1:2"],
-)  # fmt: skip
-def test_any_other_spelling_is_refused(text: str) -> None:
-    with pytest.raises(SelectorError, match="unix:uid:N or unix:gid:N") as caught:
-        parse_selector(text)
-    assert (caught.value.field, caught.value.value) == ("selector", text)
-    assert caught.value.remedy
-    assert isinstance(caught.value, InvalidInputError)
-
-
 # -- E1
 
 
@@ -79,6 +55,19 @@ def test_a_uid_is_no_gid() -> None:
 @pytest.mark.parametrize("selectors", [frozenset[Selector](), frozenset({UID, GID})])
 def test_a_registration_without_selectors_holds_for_nobody(selectors: frozenset[Selector]) -> None:
     assert entitled(selectors, [entry("a")]) == ()
+
+
+# -- what is read
+
+
+def test_only_what_would_decide_about_this_user_is_read() -> None:
+    path, unit = Selector("unix:path", "/opt/envoy"), Selector("systemd:unit", "a.service")
+    entries = (entry("a", UID, path), entry("b", OTHER, unit), entry("c", UID))
+    assert undecided(frozenset({UID}), entries) == {path}
+    assert undecided(frozenset({OTHER}), entries) == {unit}
+    assert undecided(frozenset({UID, path}), entries) == frozenset()
+    assert undecided(frozenset(), [entry("a", unit)]) == {unit}
+    assert undecided(frozenset({UID}), [entry("a", UID, GID, path)]) == frozenset()
 
 
 # -- E2 to E4
