@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from meshca.delivery.desk import Desk
 from meshca.server.house import House
+from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
@@ -41,4 +42,5 @@ class Parts:
     streams: StreamTable
     condition: Condition
     tcp: TcpSide
+    agents: AgentHub
     warnings: Callable[[], tuple[str, ...]]

@@ -21,7 +21,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import structlog
 
 from meshca.attest.gate import Gate, Room
@@ -31,10 +30,11 @@ from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.hardening import no_core_dumps
 from meshca.server.config import Config
-from meshca.server.door import Door, LocalDoor
+from meshca.server.door import LocalDoor
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
 from meshca.server.house import House, Secret, open_house
 from meshca.server.http import HttpServer, listen
+from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
@@ -42,32 +42,17 @@ from meshca.server.parts import Condition, Parts
 from meshca.server.publication import Publication
 from meshca.server.rotations import Rotations
 from meshca.server.schedule import Schedule
-from meshca.server.services.admins import AdminService
-from meshca.server.services.agents import AgentsService
-from meshca.server.services.audits import AuditService
-from meshca.server.services.backups import BackupService
-from meshca.server.services.calls import servicer
-from meshca.server.services.certificates import CertificateService
-from meshca.server.services.endpoints import EndpointService
-from meshca.server.services.envoys import EnvoyService
-from meshca.server.services.meshes import MeshService
-from meshca.server.services.registrations import RegistrationService
-from meshca.server.services.trust import TrustService
+from meshca.server.serving import admin_server, mesh_server, tcp_server
 from meshca.server.state import State, first_snapshot, remember_rejections
 from meshca.server.tcp import tcp_side
 from meshca.server.warnings import warnings_of
-from meshca.store.admins import Admins
-from meshca.store.agents import Agents
-from meshca.v1 import admin_pb2_grpc
 from meshca.xds.registry import StreamTable
-from meshca.xds.service import SERVER_OPTIONS, handlers
 
 _log = structlog.get_logger(__name__)
 
 _THREADS = 8
 _GRACE = 5.0
 _ENOUGH_DESCRIPTORS = 1 << 20
-_ADMIN_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 256 << 20))
 
 
 def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None] = lambda _: None) -> None:
@@ -162,42 +147,15 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
         streams=streams,
         condition=Condition(),
         tcp=tcp,
+        agents=AgentHub(),
         warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
     )
-    mesh, admin = _mesh_server(parts), _admin_server(parts, LocalDoor(admin_gate))
-    remote = _admin_server(parts, tcp.door)
+    mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, {})
     closing.push_async_callback(_drain, parts, (mesh, admin, remote), (mesh_gate, admin_gate))
     for server, path in ((mesh, home.mesh_inner), (admin, home.admin_inner), (remote, tcp.inner)):
         _bind(server, path)
         await server.start()
     return parts, (mesh_gate, admin_gate)
-
-
-def _mesh_server(parts: Parts) -> Any:
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(handlers(parts.desk, parts.streams))
-    return server
-
-
-def _admin_server(parts: Parts, door: Door) -> Any:
-    trust, audits, backups = TrustService(parts), AuditService(parts), BackupService(parts)
-    meshes = MeshService(parts)
-    services = (
-        meshes,
-        EndpointService(parts),
-        RegistrationService(parts),
-        CertificateService(parts),
-        EnvoyService(parts),
-        AdminService(parts, Admins(parts.house.store)),
-        AgentsService(parts, Agents(parts.house.store)),
-        audits,
-        trust,
-    )
-    unary = {name: method for service in services for name, method in service.calls().items()}
-    streams = {**meshes.streams(), **trust.streams(), **audits.streams(), **backups.streams()}
-    server = grpc.aio.server(options=_ADMIN_OPTIONS)
-    admin_pb2_grpc.add_AdminServicer_to_server(servicer(door, unary, streams), server)
-    return server
 
 
 def _bind(server: Any, path: Path) -> None:

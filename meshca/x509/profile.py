@@ -68,9 +68,14 @@ CA_KEY_USAGE = Wanted(
 )
 
 
+# X509-SVID §4.1. Absent would mean the same (RFC 5280 §4.2.1.9), but py-spiffe refuses a leaf that does not say it.
+LEAF_BASIC_CONSTRAINTS = Wanted(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+
+
 def leaf_extensions(issuer: Issuer, spiffe_id: SpiffeId, dns_names: tuple[str, ...], key: bytes) -> tuple[Wanted, ...]:
-    """Return what a leaf carries, the key identifier last; no basicConstraints, so cA=FALSE (RFC 5280 §4.2.1.9)."""
+    """Return what a leaf carries, the key identifier last."""
     return (
+        LEAF_BASIC_CONSTRAINTS,
         LEAF_KEY_USAGE,
         LEAF_EXTENDED_KEY_USAGE,
         # Critical because the subject is empty (X509-SVID §3.1, RFC 5280 §4.2.1.6).

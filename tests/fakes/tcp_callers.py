@@ -7,15 +7,19 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import grpc.aio
 from fakes.server_world import Admin
 
+from meshca.attest.join import parse_token
 from meshca.client.remote import remote_admin
-from meshca.client.tunnel import Identity, Meeting, meeting
+from meshca.client.target import unix_target
+from meshca.client.tunnel import Identity, Meeting, Tunnel, meeting
 from meshca.keys.requesting import new_request
 from meshca.server.issuance import Order
 from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.v1 import agent_pb2, agent_pb2_grpc
 
 if TYPE_CHECKING:
     from meshca.authority.requests import Kind
@@ -72,3 +76,30 @@ async def handshake(parts: Parts, context: ssl.SSLContext) -> str | None:
         return version
     finally:
         writer.close()
+
+
+@asynccontextmanager
+async def agent_stub(parts: Parts, identity: Identity | None) -> AsyncIterator[tuple[Any, grpc.aio.Channel]]:
+    """Lend the agents' API over TCP, as somebody."""
+    tunnel = Tunnel(address(parts), lambda: met(parts, identity))
+    await tunnel.start()
+    channel = grpc.aio.insecure_channel(unix_target(tunnel.path), options=[("grpc.use_local_subchannel_pool", 1)])
+    try:
+        yield agent_pb2_grpc.AgentStub(channel), channel
+    finally:
+        await channel.close()
+        tunnel.close()
+
+
+async def join(parts: Parts, token: str, key_and_csr: tuple[bytes, bytes] | None = None) -> Identity:
+    """Attest with a join token, as an agent does."""
+    key, csr = key_and_csr or new_request()
+    async with agent_stub(parts, None) as (stub, _):
+        secret = parse_token(token).secret
+        made = await stub.Attest(agent_pb2.AttestRequest(method="join_token", payload=secret, csr=csr))
+    return Identity(made.chain, key)
+
+
+async def joined(parts: Parts, admin: Admin, name: str = "host1") -> Identity:
+    """Let an agent join."""
+    return await join(parts, (await admin.create_token(name)).text)

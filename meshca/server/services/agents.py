@@ -14,6 +14,7 @@ from meshca.attest.join import new_token, parse_token
 from meshca.authority import audit
 from meshca.authority.audit import OK, AuditEntry
 from meshca.authority.records import CertificateFilter
+from meshca.delivery.peers import agent_holder
 from meshca.errors import ConflictError, InvalidInputError, NotFoundError
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Unary
@@ -112,7 +113,7 @@ class AgentsService:
         done = authority.suspend(spiffe_id, _REASON, actor)
         serials = [*done.serials, *done.already]
         for record in authority.certificates(CertificateFilter(now, None, "valid")):
-            if record.holder.startswith(holder_prefix(agent_id)):
+            if record.holder.startswith(agent_holder(agent_id, "")):
                 authority.revoke(record.serial, _REASON, actor)
                 serials.append(record.serial)
         self._agents.forget(agent_id, AuditEntry(audit.EVICT, str(spiffe_id), OK, f"{len(serials)} revoked", actor))
@@ -144,8 +145,3 @@ class AgentsService:
         if any(remote.spiffe_id == spiffe_id for remote in self._parts.tcp.gate.remotes()):
             return "connected"
         return "expired" if row.not_after <= now else "attested"
-
-
-def holder_prefix(agent_id: str) -> str:
-    """Return how the ledger calls all that hold something through an agent begin."""
-    return f"agent:{agent_id}:"

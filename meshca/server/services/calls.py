@@ -25,7 +25,7 @@ _NO_MORE = object()
 
 Unary = Callable[[Any, Any], Awaitable[Any]]
 Streaming = Callable[[Any, Any], AsyncIterator[Any]]
-Who = Callable[[Call], object]
+Who = Callable[[Call], Any]
 
 
 def to_status(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -1,0 +1,71 @@
+"""What the Workload API serves from at one moment, on the server as on an agent.
+
+Rules: a state is immutable and whole; who is entitled to what is asked of the state with an attested process and
+nothing else; bundles of trust domains are side by side, never merged.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+
+from meshca.attest.process import Process
+from meshca.authority.trust import Trust
+from meshca.delivery.callers import entries_of
+from meshca.delivery.snapshot import Snapshot
+from meshca.spiffe.id import SpiffeId, TrustDomain
+
+Identities = Callable[[Process], frozenset[SpiffeId]]
+"""Returns the identities that a process is entitled to, suspended ones included."""
+
+_NONE: Mapping[TrustDomain, bytes] = MappingProxyType({})
+_BEGIN, _END = b"-----BEGIN ", b"-----END "
+
+
+@dataclass(frozen=True, slots=True)
+class X509Anchors:
+    """Roots and CRLs as one trust generation has them; bundles are certificates in DER, one after the other."""
+
+    generation: int
+    bundle: bytes = field(repr=False)
+    crls: tuple[bytes, ...] = field(repr=False)
+    federated: Mapping[TrustDomain, bytes] = field(default_factory=lambda: _NONE, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadState:
+    """Who may have what, and whom to trust."""
+
+    trust_domain: TrustDomain
+    identities: Identities = field(repr=False)
+    suspended: frozenset[SpiffeId]
+    anchors: X509Anchors
+
+
+def state_of(snapshot: Snapshot) -> WorkloadState:
+    """Return what a server's snapshot means to the Workload API."""
+    return WorkloadState(
+        snapshot.trust_domain, partial(_identities, snapshot), snapshot.suspended, anchors_of(snapshot.trust)
+    )
+
+
+def anchors_of(trust: Trust) -> X509Anchors:
+    """Return roots and CRLs of our own trust domain."""
+    crls = tuple(sorted({crl.der for crl in trust.crls.values()}))
+    return X509Anchors(trust.generation, b"".join(root.certificate for root in trust.roots), crls)
+
+
+def ders(pem: bytes) -> tuple[bytes, ...]:
+    """Return the contents of PEM blocks that we or our server have made; text around them is skipped."""
+    found = []
+    for block in pem.split(_BEGIN)[1:]:
+        body = block.partition(b"-----\n")[2].partition(_END)[0]
+        found.append(base64.b64decode(body))
+    return tuple(found)
+
+
+def _identities(snapshot: Snapshot, process: Process) -> frozenset[SpiffeId]:
+    return frozenset(entry.spiffe_id for entry in entries_of(process, snapshot))
