@@ -58,8 +58,9 @@ class End(asyncio.Protocol):
 
     def close(self) -> None:
         """End this side at once, and with it the other."""
-        if self.transport is not None:
-            self.transport.abort()
+        for end in (self, self._other):
+            if end is not None and end.transport is not None:
+                end.transport.abort()
 
 
 def join(left: End, right: End, on_lost: Callable[[], None]) -> None:

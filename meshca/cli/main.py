@@ -50,6 +50,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "register": Entry("registration", "Entitle processes to the identity of NODE."),
         "registrations": Entry("registration", "List the registrations."),
         "unregister": Entry("registration", "Remove one registration."),
+        "agent": Entry("agent", "Run a node agent in the foreground."),
         "token": Entry("agents", "Let AGENT join, once."),
         "agents": Entry("agents", "List the node agents."),
         "evict": Entry("agents", "Trust AGENT, and what it holds, no longer."),

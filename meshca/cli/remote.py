@@ -42,8 +42,23 @@ class IdentityFolder:
         Raises:
             MeshcaError: It cannot be used.
         """
-        identity = Identity(self._read(CERTIFICATE_FILE), self._read(KEY_FILE, secret=True))
-        return meeting(self.presented().spiffe_id.trust_domain, self._read(BUNDLE_FILE), identity)
+        return meeting(self.presented().spiffe_id.trust_domain, self.bundle(), self.identity())
+
+    def identity(self) -> Identity:
+        """Return certificate and key.
+
+        Raises:
+            MeshcaError: They cannot be read, or others may read the key.
+        """
+        return Identity(self._read(CERTIFICATE_FILE), self._read(KEY_FILE, secret=True))
+
+    def bundle(self) -> bytes:
+        """Return the roots.
+
+        Raises:
+            MeshcaError: They cannot be read.
+        """
+        return self._read(BUNDLE_FILE)
 
     def presented(self) -> Presented:
         """Return what its certificate says.

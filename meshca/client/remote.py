@@ -36,7 +36,7 @@ def _running(address: tuple[str, int], meet: Callable[[], Meeting]) -> Iterator[
             started.set()
             await stop.wait()
         finally:
-            tunnel.close()
+            await tunnel.close()
 
     thread = threading.Thread(target=lambda: _finish(loop, run), daemon=True, name="tunnel")
     thread.start()

@@ -32,6 +32,7 @@ from meshca.x509.presented import read_leaf
 _UCRED = struct.Struct("iII")
 _HANDSHAKE = 5.0
 _BACKLOG = 128
+_TURNS = 5  # of the loop, until transports that were aborted are closed
 _LARGEST_PORT = 65535
 
 
@@ -137,14 +138,18 @@ class Tunnel:
         for end in tuple(self._ends):
             end.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Take no more connections, and end those there are."""
         if self._server is not None:
             self._server.close()
-        for task in tuple(self._tasks):
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.reset()
         shutil.rmtree(self._folder, ignore_errors=True)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     def _go(self, near: End) -> None:
         task = asyncio.get_running_loop().create_task(self._connect(near))

@@ -168,6 +168,10 @@ class Leaves:
         for holder in [*(holder for holder in due if holder not in set(patient)), *patient[:at_once]]:
             self._renew(holder)
 
+    def ends(self) -> list[datetime]:
+        """Return when the leaves end that somebody holds."""
+        return [slot.leaf.not_after for slot in self._slots.values() if slot.leaf is not None and slot.told]
+
     async def close(self) -> None:
         """Stop all timers; wait for what is being made."""
         for slot in self._slots.values():

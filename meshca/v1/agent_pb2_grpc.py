@@ -64,6 +64,11 @@ class AgentStub:
                 request_serializer=meshca_dot_v1_dot_agent__pb2.AcknowledgeRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_agent__pb2.AcknowledgeReply.FromString,
                 _registered_method=True)
+        self.Report = channel.unary_unary(
+                '/meshca.v1.Agent/Report',
+                request_serializer=meshca_dot_v1_dot_agent__pb2.ReportRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_agent__pb2.ReportReply.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -112,6 +117,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Report(self, request, context):
+        """What the agent has refused to those who called it, for the audit log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -144,6 +156,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Acknowledge,
                     request_deserializer=meshca_dot_v1_dot_agent__pb2.AcknowledgeRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_agent__pb2.AcknowledgeReply.SerializeToString,
+            ),
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=meshca_dot_v1_dot_agent__pb2.ReportRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_agent__pb2.ReportReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +325,33 @@ class Agent:
             '/meshca.v1.Agent/Acknowledge',
             meshca_dot_v1_dot_agent__pb2.AcknowledgeRequest.SerializeToString,
             meshca_dot_v1_dot_agent__pb2.AcknowledgeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Report(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Agent/Report',
+            meshca_dot_v1_dot_agent__pb2.ReportRequest.SerializeToString,
+            meshca_dot_v1_dot_agent__pb2.ReportReply.FromString,
             options,
             channel_credentials,
             insecure,

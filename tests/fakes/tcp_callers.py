@@ -88,7 +88,7 @@ async def agent_stub(parts: Parts, identity: Identity | None) -> AsyncIterator[t
         yield agent_pb2_grpc.AgentStub(channel), channel
     finally:
         await channel.close()
-        tunnel.close()
+        await tunnel.close()
 
 
 async def join(parts: Parts, token: str, key_and_csr: tuple[bytes, bytes] | None = None) -> Identity:

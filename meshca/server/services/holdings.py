@@ -32,6 +32,7 @@ from meshca.x509.profiles import SVID
 from meshca.xds.source import NodeInfo
 
 _LARGEST_BATCH = 1000
+_MOST_REFUSALS = 100
 _WORD = re.compile(r"[A-Za-z0-9:._-]{1,128}")
 
 
@@ -49,7 +50,7 @@ class HoldingsService:
 
     def calls(self) -> Mapping[str, Unary]:
         """Return the methods by the names of the API."""
-        return {"Sign": self.sign, "Acknowledge": self.acknowledge}
+        return {"Sign": self.sign, "Acknowledge": self.acknowledge, "Report": self.report}
 
     def streams(self) -> Mapping[str, Streaming]:
         """Return the streaming methods by the names of the API."""
@@ -96,6 +97,12 @@ class HoldingsService:
             holder = agent_holder(call.agent_id, _required_word(one.holder))
             await acknowledge(self._parts, holder, SpiffeId.parse(one.spiffe_id), one.generation, one.serial)
         return pb.AcknowledgeReply()
+
+    async def report(self, request: Any, call: Call) -> Any:
+        """Audit what an agent has refused to those who called it; who that was is its word."""
+        for one in request.refusals[:_MOST_REFUSALS]:
+            self._parts.journal.refused(f"agent:{call.agent_id} {one.actor}", one.action, one.subject, one.reason)
+        return pb.ReportReply()
 
     def _order(self, one: Any, agent_id: str, allowed: frozenset[SpiffeId]) -> Order | MeshcaError:
         actor = f"agent:{agent_id}"

@@ -40,6 +40,7 @@ AGENT_CALLS: Mapping[str, str] = MappingProxyType(
         "Watch": AGENT,
         "Sign": AGENT,
         "Acknowledge": AGENT,
+        "Report": AGENT,
         "DeltaAggregatedResources": AGENT,
     }
 )
