@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -73,6 +74,7 @@ class Agent:
     identity: OwnIdentity
     journal: AgentJournal
     tunnel: Tunnel
+    socket: Path
     ready: asyncio.Event
     server_answers: bool = False
 
@@ -133,7 +135,7 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
 
         chance = random.SystemRandom().random
         desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream))
-        agent = Agent(desk, api, identity, journal, tunnel, asyncio.Event())
+        agent = Agent(desk, api, identity, journal, tunnel, options.place.socket, asyncio.Event())
 
         def changed(own: Own) -> None:
             tunnel.reset()  # what was met with the old certificate would end with it

@@ -152,6 +152,7 @@ class Tunnel:
             await asyncio.sleep(0)
 
     def _go(self, near: End) -> None:
+        self._ends.add(near)  # from here on: a task that is cancelled before it begins closes nothing
         task = asyncio.get_running_loop().create_task(self._connect(near))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -165,13 +166,13 @@ class Tunnel:
             self.trouble = error if isinstance(error, MeshcaError) else self._unreachable(error)
             far.close()
             near.close()
+            self._ends.discard(near)
             return
         except BaseException:
             far.close()
             near.close()
             raise
         self.trouble = None
-        self._ends.add(near)
         join(near, far, lambda: self._ends.discard(near))
 
     async def _dial(self, far: End) -> None:
