@@ -41,6 +41,10 @@ DELIVER = "deliver"
 ARCHIVE = "archive"
 BACKUP = "backup"
 RESTORE = "restore"
+CALL = "call"
+ADD_ADMIN = "add-admin"
+CREATE_JOIN = "create-join-token"
+EVICT = "evict-agent"
 
 
 @dataclass(frozen=True, slots=True)

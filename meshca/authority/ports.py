@@ -103,6 +103,14 @@ class Keys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a first certificate rests on: a join token (its hash, hex), and the key that came with it (hash, hex)."""
+
+    secret_hash: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """A certificate that is about to be signed."""
 
@@ -116,6 +124,7 @@ class Intent:
     kind: str
     requested_by: str
     created_at: datetime
+    claim: Claim | None = None  # used up by the statement that writes the intent, or there is no intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +264,8 @@ class Ledger(Protocol):
     def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
         """Write the intents as ``pending``; False for each whose identity is suspended, for all while frozen.
 
-        False as well where the CA has been removed, or is tainted and ``old``. All of it is checked by the same
+        False as well where the CA has been removed, or is tainted and ``old``, and where what the intent claims is used
+        up or over; it is used up with the intent, in the same transaction. All of it is checked by the same
         statement that inserts (INSERT … WHERE NOT EXISTS …).
         """
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from meshca.attest.process import Process
 from meshca.attest.selectors import selectors
+from meshca.delivery.peers import AgentPeer, Peer, actor_of
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import RefusedError
 from meshca.mesh.model import ObjectKey
@@ -36,9 +37,9 @@ class Undecided(RefusedError):  # noqa: N818 - a state of a caller first, an err
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An attested process, the identities it may have, and the one that its stream is about."""
+    """An attested process or agent, the identities it may have, and the one that its stream is about."""
 
-    process: Process
+    process: Peer
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
     node: ObjectKey | None
@@ -48,7 +49,12 @@ class Caller:
     @property
     def actor(self) -> str:
         """Return how audit and log call it."""
-        return f"uid:{self.process.uid}"
+        return actor_of(self.process)
+
+    @property
+    def makes_keys(self) -> bool:
+        """Whether it has its keys made elsewhere, and is given none."""
+        return isinstance(self.process, AgentPeer)
 
     def require_selected(self) -> tuple[SpiffeId, ObjectKey]:
         """Return the selected identity and its node.
@@ -84,14 +90,35 @@ def recognise(process: Process, node_id: str, snapshot: Snapshot, read: Read = s
     return Caller(process, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None, more)
 
 
+def recognise_agent(agent: AgentPeer, node_id: str, snapshot: Snapshot) -> Caller:
+    """Say for whom an agent speaks on a stream, given its ``node.id``.
+
+    Raises:
+        NotEntitledError: Nobody is behind it, or not the one it claims to speak for.
+    """
+    found = snapshot.registrations_of(agent.agent_id)
+    entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
+    if not entries:
+        raise NotEntitledError(
+            f"no registration has the agent {agent.agent_id} as its parent",
+            remedy=f"meshca register NODE --selector S --parent {agent.agent_id}",
+        )
+    selected = _selected(node_id, entries, snapshot)
+    allowed = frozenset(entry.spiffe_id for entry in entries)
+    return Caller(agent, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None)
+
+
 def entries_of(process: Process, snapshot: Snapshot, read: Read = selectors) -> tuple[Registration, ...]:
-    """Return the registrations that an attested process satisfies, of identities that an applied mesh has.
+    """Return the registrations that a process of this host satisfies, of identities that an applied mesh has.
+
+    Those of an agent's are for processes of its host, and none of ours.
 
     Raises:
         NotEntitledError: There is none.
         AttestationError: It is no longer the process that connected.
     """
-    found = entitled(read(process, snapshot.registrations), snapshot.registrations)
+    registrations = snapshot.registrations_of("")
+    found = entitled(read(process, registrations), registrations)
     entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
     if not entries:
         raise NotEntitledError(

@@ -12,14 +12,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from meshca.attest.process import AttestationError, require_same
+from meshca.attest.process import AttestationError, Process, require_same
 from meshca.attest.selectors import is_slow, selectors
-from meshca.delivery.callers import Caller, Read, recognise
+from meshca.delivery.callers import Caller, Read, recognise, recognise_agent
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
+from meshca.delivery.peers import AgentPeer, Peer, actor_of, holder_name
 from meshca.delivery.ports import (
     Attestor,
     Clock,
@@ -41,7 +42,6 @@ from meshca.spiffe.id import SpiffeId
 from meshca.xds.source import NodeInfo
 
 if TYPE_CHECKING:
-    from meshca.attest.process import Process
     from meshca.delivery.view import LiveView
 
 _COUNTING = 0.01
@@ -94,7 +94,9 @@ class Desk:
         self.rejections = Rejections()
         self._attestor = services.attestor
         self._read = services.read
-        self._envoys: dict[tuple[Process, str], set[LiveView]] = {}
+        self._envoys: dict[tuple[Peer, str], set[LiveView]] = {}
+        self.behind: dict[str, set[SpiffeId]] = {}
+        """The identities of leaves that agents have asked for, by holder: their keys were never here."""
         self._draining = False
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
@@ -128,21 +130,44 @@ class Desk:
         self._envoys.setdefault(view.envoy, set()).add(view)
         return view
 
-    def is_slow(self, process: Process) -> bool:
-        """Return whether it takes more than a moment to say who a process is."""
-        return is_slow(process, self.snapshot.registrations)
+    def open_for(self, agent: AgentPeer, node: NodeInfo, on_close: Callable[[], None]) -> LiveView:
+        """Open the view of one of an agent's streams; ``on_close`` is called at its end.
 
-    async def look_at(self, process: Process) -> None:
+        Raises:
+            MeshcaError: It is not served.
+        """
+        from meshca.delivery.view import LiveView
+
+        if self._draining:
+            raise UnavailableError("the server is going down", remedy="connect again in a moment")
+        try:
+            caller = recognise_agent(agent, node.id, self.snapshot)
+        except MeshcaError as error:
+            self.journal.refused(actor_of(agent), "attest", node.id, str(error))
+            raise
+        view = LiveView(self, caller, node, dedicated=False, on_close=on_close)
+        self._envoys.setdefault(view.envoy, set()).add(view)
+        return view
+
+    def is_slow(self, peer: Peer) -> bool:
+        """Return whether it takes more than a moment to say who somebody is."""
+        return isinstance(peer, Process) and is_slow(peer, self.snapshot.registrations_of(""))
+
+    async def look_at(self, process: Peer) -> None:
         """Read what registrations ask of a process, off the event loop; what was read is remembered.
 
         Raises:
             AttestationError: It is no longer the process that connected.
         """
-        await asyncio.to_thread(self._read, process, self.snapshot.registrations)
+        if isinstance(process, AgentPeer):
+            return
+        await asyncio.to_thread(self._read, process, self.snapshot.registrations_of(""))
 
-    def recognise(self, process: Process, node_id: str) -> Caller:
-        """Say who a process is, see ``callers.recognise``."""
-        return recognise(process, node_id, self.snapshot, self._read)
+    def recognise(self, peer: Peer, node_id: str) -> Caller:
+        """Say who a process is, or for whom an agent speaks, see ``callers``."""
+        if isinstance(peer, AgentPeer):
+            return recognise_agent(peer, node_id, self.snapshot)
+        return recognise(peer, node_id, self.snapshot, self._read)
 
     async def require_still(self, caller: Caller, node_id: str, spiffe_id: SpiffeId) -> None:
         """Raise unless a caller is still the process that it was, and entitled to this identity; audit if it is not.
@@ -150,6 +175,8 @@ class Desk:
         Raises:
             AttestationError: It is not.
         """
+        if isinstance(caller.process, AgentPeer):
+            return
         try:
             if caller.read_more:
                 await self._require_entitled(caller.process, node_id, spiffe_id)
@@ -229,6 +256,7 @@ class Desk:
         caller = told.caller
         # Whoever selects one identity may have asked for another by its name, and holds a leaf of that as well.
         held = {spiffe_id for view in self._envoys[told.envoy] for spiffe_id in view.identities}
+        held |= self.behind.get(holder_name(caller.process, told.node_id), set())
         for spiffe_id in held | ({caller.selected} if caller.selected else caller.entitled):
             holder = Holder(caller.process, told.node_id, spiffe_id)
             self.journal.trust_in_force(holder.name, spiffe_id, self._generation_of(told))
@@ -257,9 +285,9 @@ class Desk:
             self._progressed.set()
             self._progressed = asyncio.Event()
 
-    def progress(self, revision: int) -> tuple[dict[tuple[Process, str], EnvoyProgress], asyncio.Event]:
+    def progress(self, revision: int) -> tuple[dict[tuple[Peer, str], EnvoyProgress], asyncio.Event]:
         """Return how far each Envoy has come with a revision that concerns it, and what tells of the next step."""
-        found: dict[tuple[Process, str], EnvoyProgress] = {}
+        found: dict[tuple[Peer, str], EnvoyProgress] = {}
         for envoy, views in self._envoys.items():
             states = {state: view for view in views if (state := view.progress.state_at(revision))}
             for state in (REJECTED, WAITING, ACKNOWLEDGED):

@@ -45,3 +45,7 @@ class Snapshot:
     endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     jwt: JwtTrust = field(default_factory=JwtTrust)
     frozen: Freeze | None = None  # nothing is issued; what was issued is served on
+
+    def registrations_of(self, parent: str) -> tuple[Registration, ...]:
+        """Return the registrations of an agent, or with "" those of this host."""
+        return tuple(entry for entry in self.registrations if entry.parent == parent)

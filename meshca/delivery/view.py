@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,12 @@ from meshca.delivery.contexts import Wanted
 from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
 from meshca.delivery.naming import WantedLeaf, all_names, resolve
+from meshca.delivery.peers import Peer, actor_of
 from meshca.delivery.ports import Leaf
 from meshca.delivery.progress import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import secrets
-from meshca.envoy.names import SecretNameError, Servers, parse_secret_name
+from meshca.envoy.names import DEFAULT, SecretNameError, Servers, parse_secret_name
 from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
 from meshca.errors import MeshcaError, RefusedError
 from meshca.spiffe.id import IdentityError, SpiffeId
@@ -79,13 +80,23 @@ class LiveView:
         "_memory",
         "_node_id",
         "_old",
+        "_on_close",
         "_placement",
         "_told",
         "in_force",
         "progress",
     )
 
-    def __init__(self, desk: Desk, caller: Caller, node: NodeInfo, *, dedicated: bool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        caller: Caller,
+        node: NodeInfo,
+        *,
+        dedicated: bool,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_close = on_close
         self._desk = desk
         self._caller = caller
         # An Envoy tells a lot about itself in its metadata; there are many streams, so the rest is not kept.
@@ -118,8 +129,8 @@ class LiveView:
         return self._caller
 
     @property
-    def envoy(self) -> tuple[Process, str]:
-        """Return what tells its Envoy from others: the process, and the node id it gives itself."""
+    def envoy(self) -> tuple[Peer, str]:
+        """Return what tells its Envoy from others: the process or agent, and the node id it gives itself."""
         return self._caller.process, self._node_id
 
     @property
@@ -165,6 +176,8 @@ class LiveView:
         self._placement = placement
         by_type = self._desk.generated.get(node, placement, self._desk.snapshot)
         given = self._memory.contexts.keys() | self._memory.leaves.keys()
+        if self._caller.makes_keys:  # what names a certificate is not waited for: the agent has it
+            given |= {DEFAULT, *map(str, self._caller.entitled)}
         if self.progress.made(by_type, self._memory.types, given):
             self._desk.progressed(self)
         made = by_type.get(type_url, {})
@@ -237,6 +250,7 @@ class LiveView:
         for holder in self._memory.holders:
             self._desk.leaves.detach(holder, self.leaf_changed)
         self._desk.leave(self)
+        self._on_close()
 
     # ---- told by the desk
 
@@ -275,7 +289,8 @@ class LiveView:
 
     @property
     def _rejecter(self) -> str:
-        return f"{self._caller.process.uid} {self.node_id}"
+        peer = self._caller.process
+        return f"{peer.uid if isinstance(peer, Process) else actor_of(peer)} {self.node_id}"
 
     async def _look_again(self) -> None:
         with contextlib.suppress(MeshcaError):  # it is met once more, and told, by what follows

@@ -93,8 +93,8 @@ def discovery_document(issuer: str, snapshot: Snapshot) -> dict[str, object]:
     }
 
 
-def listen(address: Address) -> socket.socket:
-    """Return a bound, listening socket.
+def listen(address: Address, field: str = "http") -> socket.socket:
+    """Return a bound, listening socket; ``field`` is how an error calls the setting.
 
     Raises:
         ConflictError: The address is taken or is not ours.
@@ -103,14 +103,14 @@ def listen(address: Address) -> socket.socket:
         family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _unusable(address, error) from error
+        raise _unusable(address, error, field) from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
         bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
-        raise _unusable(address, error) from error
+        raise _unusable(address, error, field) from error
     bound.setblocking(False)
     return bound
 
@@ -179,9 +179,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _unusable(address: Address, error: OSError) -> ConflictError:
+def _unusable(address: Address, error: OSError, field: str) -> ConflictError:
     return ConflictError(
         f"cannot listen on {address}: {error.strerror}",
-        field="http",
-        remedy="choose another with --http or in meshca.toml; port 0 takes any",
+        field=field,
+        remedy=f"choose another with --{field} or in meshca.toml; port 0 takes any",
     )

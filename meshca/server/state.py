@@ -84,6 +84,7 @@ class State:
         self._in_order = threading.Lock()
         self._applying = asyncio.Lock()
         self._trust_told: set[Callable[[], None]] = set()
+        self._revoked_told: set[Callable[[frozenset[str]], None]] = set()
         house.authority.subscribe(self._happened)
         self._show()
 
@@ -96,6 +97,10 @@ class State:
         """Call ``told`` after each change of trust or suspensions; returns how to stop."""
         self._trust_told.add(told)
         return lambda: self._trust_told.discard(told)
+
+    def watch_revoked(self, told: Callable[[frozenset[str]], None]) -> None:
+        """Call ``told`` with the serials of what is revoked, from now on."""
+        self._revoked_told.add(told)
 
     async def propose(self, judge: Callable[[MeshState], Proposal]) -> tuple[Proposal, tuple[Effect, ...]]:
         """Judge a change without making it; return as well what it would send.
@@ -201,10 +206,7 @@ class State:
     def _on_loop(self, event: Event, epochs: Mapping[str, int], suspended: frozenset[SpiffeId]) -> None:
         match event:
             case LeafRevoked():
-                self._metrics.revoked.inc(len(event.serials))
-                if event.suspended:
-                    self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
-                self._desk.revoked(event.serials, suspended=event.suspended)
+                self._leaf_revoked(event, epochs, suspended)
             case Resumed():
                 self._put(replace(self.snapshot, suspended=suspended))
             case TrustChanged():
@@ -214,6 +216,14 @@ class State:
                     self._put(replace(self.snapshot, jwt=event.trust))
             case TrustAlarm():
                 self._metrics.alarms.inc()
+
+    def _leaf_revoked(self, event: LeafRevoked, epochs: Mapping[str, int], suspended: frozenset[SpiffeId]) -> None:
+        self._metrics.revoked.inc(len(event.serials))
+        if event.suspended:
+            self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
+        self._desk.revoked(event.serials, suspended=event.suspended)
+        for told in tuple(self._revoked_told):
+            told(event.serials)
 
     def _trust_changed(self, trust: Trust, epochs: Mapping[str, int]) -> None:
         if trust.generation >= self.snapshot.trust.generation:

@@ -353,3 +353,38 @@ SEALED_KEYS = Table(
     _bytes("sealed"),
     _number("created_at"),
 )
+
+# Who may call over TCP, beside agents: the name in /meshca/admin/<name>, and what it may do.
+ADMINS = Table(
+    "admins",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    _text("role"),
+    _number("added_at"),
+    _text("added_by"),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+)
+
+# Node agents that have attested; ``serial`` and ``not_after`` are of their newest certificate.
+AGENTS = Table(
+    "agents",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    _text("method"),
+    _number("attested_at"),
+    _text("serial"),
+    _number("not_after"),
+)
+
+# What an agent may join with, once: only a hash of it; burnt by the key (SHA-256 of its SPKI) that came with it.
+JOIN_TOKENS = Table(
+    "join_tokens",
+    METADATA,
+    Column("secret_hash", Text, primary_key=True),
+    _text("agent_id"),
+    _number("created_at"),
+    _text("created_by"),
+    _number("expires_at"),
+    _optional_number("burnt_at"),
+    _optional_text("burnt_by"),
+)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 TRUST_DOMAIN = "m.test"
 _START = 30
+ANY_PORT = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 # Envoys and other callers as users of their own; no account needs to exist for a uid to be used.
 FIRST_UID = 61_000
 
@@ -104,7 +105,7 @@ class World:
         """Start `meshca serve` and wait until it is ready; ``program`` is the module to run."""
         log = (self.folder / "serve.log").open("ab")
         with log:
-            command = [*program, "--home", str(self.home), "serve", "--http", "127.0.0.1:0", *arguments]
+            command = [*program, "--home", str(self.home), "serve", *ANY_PORT, *arguments]
             with Path(os.devnull).open("rb") as nothing:
                 self.server = warm.start(command, [nothing, log, log], environment=os.environ)
         self.admin = AdminClient(self.home / "run/admin.sock")
@@ -152,21 +153,29 @@ class World:
         """Apply objects through the command line, from standard input."""
         return self.run("apply", "-f", "-", "-o", "json", text="\n---\n".join(json.dumps(one) for one in objects))
 
-    def register(self, node: str, uid: int) -> None:
-        """Let a uid have a node's identity."""
-        self.admin.register(node, [f"unix:uid:{uid}"])
+    def register(self, node: str, uid: int, parent: str = "") -> None:
+        """Let a uid have a node's identity, here or behind an agent."""
+        self.admin.register(node, [f"unix:uid:{uid}"], parent=parent)
 
     # --- Envoys
 
     def envoy(
-        self, node: str, *, uid: int | None = None, ingress: str = "", egress: str = "", live: bool = True
+        self,
+        node: str,
+        *,
+        uid: int | None = None,
+        ingress: str = "",
+        egress: str = "",
+        live: bool = True,
+        socket: Path | None = None,
     ) -> EnvoyProcess:
         """Start an Envoy with the bootstrap that `meshca envoy bootstrap` prints for a node.
 
         Made in this process: the command line takes a second to load the library for documents, and the demo runs it.
         """
         placement = Placement.parse(ingress or None, egress or None)
-        start = Bootstrap(self.admin.resolve(node).node_id, str(self.home / "run/meshca.sock"), placement, 0)
+        at = socket or self.home / "run/meshca.sock"
+        start = Bootstrap(self.admin.resolve(node).node_id, str(at), placement, 0)
         return self.envoy_with(as_yaml(bootstrap(start)), node.rsplit("/", 1)[-1], uid=uid, live=live)
 
     def envoy_with(self, config: str, name: str, *, uid: int | None = None, live: bool = True) -> EnvoyProcess:

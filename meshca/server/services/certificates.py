@@ -104,7 +104,9 @@ class CertificateService:
         spiffe_id = self._identity(request.node)
         entry = AuditEntry(audit.ROTATE, str(spiffe_id), OK, "leaf", actor)
         await asyncio.to_thread(self._parts.house.ledger.record_audit, [entry])
-        return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id))
+        agents = self._parts.agents.rotate(spiffe_id, self._parts.state.snapshot)
+        self._parts.state.tell()
+        return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id) + agents)
 
     async def freeze(self, request: Any, actor: str) -> Any:
         """Let nothing be issued from here on."""

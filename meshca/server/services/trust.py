@@ -16,6 +16,7 @@ from meshca.errors import InvalidInputError, MeshcaError, NotFoundError, Unavail
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Streaming, Unary
 from meshca.server.services.certificates import required_holder
+from meshca.server.services.holdings import acknowledge
 from meshca.spiffe import bundle, jwks
 from meshca.spiffe.id import SpiffeId
 from meshca.v1 import admin_pb2 as pb
@@ -114,16 +115,11 @@ class TrustService:
 
     async def acknowledge(self, request: Any, _: str) -> Any:
         """Note that a holder has put a trust generation in force."""
-        if not 1 <= request.generation <= self._parts.state.snapshot.trust.generation:
+        if request.generation < 1:
             raise InvalidInputError("there is no such generation", field="generation", value=str(request.generation))
         holder = required_holder(request.holder)
-        spiffe_id, journal = SpiffeId.parse(request.spiffe_id), self._parts.journal
-        if request.serial:
-            leaf = await asyncio.to_thread(self._parts.house.authority.certificate, request.serial)
-            if leaf is None or (leaf.spiffe_id, leaf.holder) != (spiffe_id, holder):
-                raise InvalidInputError("no leaf of this holder", field="serial", value=request.serial)
-            journal.leaf_in_force(holder, spiffe_id, leaf.issuer_id)
-        journal.trust_in_force(holder, spiffe_id, request.generation)
+        spiffe_id = SpiffeId.parse(request.spiffe_id)
+        await acknowledge(self._parts, holder, spiffe_id, request.generation, request.serial)
         return pb.AcknowledgeTrustReply()
 
     async def watch(self, request: Any, _: str) -> AsyncIterator[Any]:
