@@ -71,6 +71,7 @@ class _Asked:
     holder: str
     names: tuple[str, ...]
     subject: bool
+    fresh: bool = False
 
     def require_attestable(self) -> None:
         """Raise if this asks for what an attested caller does not get."""
@@ -117,7 +118,8 @@ def _run(drop: Drop, *, once: bool) -> None:
 
 def _drop_all(settings: Settings, config: Path, *, once: bool) -> None:
     def open_source(target: Target) -> contextlib.AbstractContextManager[Source]:
-        return _source(settings, _Asked(target.node, _holder(target.folder, once=once), target.dns, target.subject))
+        holder = _holder(target.folder, once=once)
+        return _source(settings, _Asked(target.node, holder, target.dns, target.subject, target.verify is not None))
 
     with targets_of(config, open_source, settings.output) as targets:
         if not once:
@@ -159,7 +161,7 @@ def _source(settings: Settings, asked: _Asked) -> Iterator[Source]:
     with AdminClient(settings.admin_socket) as client:
         found = client.resolve(asked.node)
         subject = found.spiffe_id if asked.subject else ""
-        wish = Wish(asked.node, asked.holder, None, asked.names, preferred(found.key_types), subject)
+        wish = Wish(asked.node, asked.holder, None, asked.names, preferred(found.key_types), asked.fresh, subject)
         yield AdminSource(client, wish, found.spiffe_id, Renewal(_now, random.SystemRandom().random))
 
 

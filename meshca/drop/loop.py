@@ -7,7 +7,8 @@ The rules this module keeps:
   ``debounce`` without another, or five of them in all.
 - Every failure (no server, a refusal, a full disk, the command) is reported and tried again after 1, 2, 4 … 60 s, where
   a part does not answer … 10 s: revocations wait for it. The generation in force stays.
-- A newer generation does not wait for the command of an older one: the command is due at once.
+- A newer generation does not wait for the command of an older one, or for what a port serves: the command is due at
+  once.
 - After a start the command runs even if nothing seems new: nobody knows whether it did before.
 """
 
@@ -46,13 +47,22 @@ class Report(Protocol):
         """Something failed and will be tried again after that many seconds."""
 
 
+class NotYetError(MeshcaError):
+    """The program was told, and has not been seen to obey yet: to be looked at again in ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("not taken up yet")
+        self.seconds = seconds
+
+
 class TakeUp(Protocol):
     """What makes a program use a new generation, and finds out whether it does."""
 
     def __call__(self, generation: str, material: Material, /) -> None:
-        """Return once it is in use.
+        """Return if it is in use.
 
         Raises:
+            NotYetError: it may be soon; calling again looks again.
             MeshcaError: it is not; calling again tries again.
         """
 
@@ -107,7 +117,7 @@ class Drop:
         if material is None:
             raise UnavailableError(f"the server has sent nothing in {_FIRST_WAIT:g} s")
         generation = self._put(material)
-        self._take_up(generation, material)
+        self._await_use(generation, material)
         self._settle(generation)
         return generation
 
@@ -115,6 +125,15 @@ class Drop:
         """Go on until the process, or this drop, is told to end."""
         while not ended():
             self.step()
+
+    def _await_use(self, generation: str, material: Material) -> None:
+        while True:
+            try:
+                self._take_up(generation, material)
+            except NotYetError as error:
+                self._timer.sleep(error.seconds)
+            else:
+                return
 
     def step(self) -> None:
         """Wait for what is due next, and do it."""
@@ -184,6 +203,8 @@ class Drop:
             self._take_up(generation, material)
             self._settle(generation)
             self._unworked = None
+        except NotYetError as error:
+            self._command_due_at = self._timer.monotonic() + error.seconds
         except MeshcaError as error:
             delay = self._command_backoff.next(error)
             self._command_due_at = self._timer.monotonic() + delay

@@ -28,7 +28,7 @@ Protocol = Literal["tls", "postgres"]
 
 IN_A_ROW = 3
 _PAUSE = 0.05
-_HANDSHAKE = 5.0
+_HANDSHAKE = 2.0
 # PostgreSQL's protocol, "SSLRequest": eight bytes, of which these are the second half; the answer is S or N.
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
@@ -52,24 +52,18 @@ class Port:
 
 
 def require_served(port: Port, material: Material, files: Path, layout: Layout, timer: Timer) -> None:
-    """Wait until the port serves the material, which lies in ``files``.
+    """Look now whether the port serves the material, which lies in ``files``.
 
     Raises:
-        NotServedError: it did not in time.
+        NotServedError: it does not.
     """
     context = _context(material, files, layout)
     wanted = material.leaf.public_bytes(Encoding.DER)
-    end = timer.monotonic() + port.timeout
-    seen = 0
-    while True:
-        problem = _problem(port, context, wanted, min(_HANDSHAKE, max(_PAUSE, end - timer.monotonic())))
-        seen = 0 if problem else seen + 1
-        if seen >= IN_A_ROW:
-            return
-        if timer.monotonic() >= end:
-            why = problem or "it has been seen to do so only just now"
-            raise NotServedError(f"{port} does not serve certificate {material.serial} after {port.timeout:g} s: {why}")
-        timer.sleep(_PAUSE)
+    for number in range(IN_A_ROW):
+        if number:
+            timer.sleep(_PAUSE)
+        if problem := _problem(port, context, wanted):
+            raise NotServedError(f"{port} does not serve certificate {material.serial}: {problem}")
 
 
 def _context(material: Material, files: Path, layout: Layout) -> ssl.SSLContext:
@@ -86,10 +80,10 @@ def _context(material: Material, files: Path, layout: Layout) -> ssl.SSLContext:
     return context
 
 
-def _problem(port: Port, context: ssl.SSLContext, wanted: bytes, seconds: float) -> str:
+def _problem(port: Port, context: ssl.SSLContext, wanted: bytes) -> str:
     """Return why the port does not serve the certificate, or nothing."""
     try:
-        served = _served(port, context, seconds)
+        served = _served(port, context)
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is refused: {error.verify_message}"
     except (OSError, ValueError) as error:
@@ -97,8 +91,8 @@ def _problem(port: Port, context: ssl.SSLContext, wanted: bytes, seconds: float)
     return "" if served == wanted else f"it serves {_serial(served)}"
 
 
-def _served(port: Port, context: ssl.SSLContext, seconds: float) -> bytes:
-    with socket.create_connection((port.host, port.port), timeout=seconds) as plain:
+def _served(port: Port, context: ssl.SSLContext) -> bytes:
+    with socket.create_connection((port.host, port.port), timeout=_HANDSHAKE) as plain:
         if port.protocol == "postgres":
             plain.sendall(_SSL_REQUEST)
             if plain.recv(1) != b"S":

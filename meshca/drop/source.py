@@ -4,12 +4,14 @@ The rules this module keeps:
 - The key is made here and leaves this process only as a file.
 - What is handed out has been checked to match (``Material.require_matching``).
 - A leaf is renewed at half life ± 10 %, or at once when the ledger says that it is revoked; a change of trust gives the
-  same leaf with the new bundle and CRLs.
+  same leaf with the new bundle and CRLs, or a new one where a port has to prove that it has read them (``fresh``): what
+  a port shows is its leaf, and the leaf before it says nothing about what it trusts.
 - Time and chance are arguments. A failed call leaves everything as it was; calling again tries again.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -89,6 +91,7 @@ class Wish:
     ttl: timedelta | None = None
     dns_names: tuple[str, ...] = ()
     key_type: str = "ec-p256"
+    fresh: bool = False  # whether each change of trust brings a new leaf, if one can be had
     subject: str = ""  # the SPIFFE ID, where it is to stand in the subject, too
 
 
@@ -141,6 +144,10 @@ class AdminSource:
     def _material(self, trust: Trust) -> Material | None:
         if self._leaf is None or self._is_due(self._leaf, trust):
             self._leaf = self._new_leaf(trust)
+        elif self._wish.fresh and self._changes(trust):
+            # While issuance is frozen, say, new CRLs go with the leaf that there is.
+            with contextlib.suppress(MeshcaError):
+                self._leaf = self._new_leaf(trust)
         leaf = self._leaf
         material = Material(
             chain=leaf.issued.chain,
@@ -160,6 +167,10 @@ class AdminSource:
         self._given, self._given_of = material, (trust.generation, leaf.issued.serial)
         self._in_force = False
         return material
+
+    def _changes(self, trust: Trust) -> bool:
+        given = self._given
+        return given is not None and (trust.bundle, trust.crl) != (given.bundle, given.crl)
 
     def _is_due(self, leaf: _Leaf, trust: Trust) -> bool:
         return leaf.issued.serial in trust.revoked or leaf.renew_at <= self._renewal.now()

@@ -23,9 +23,9 @@ from meshca.drop.command import run_command, split_command
 from meshca.drop.config import Target
 from meshca.drop.generation import GenerationFolder
 from meshca.drop.layouts import LAYOUTS
-from meshca.drop.loop import Drop, Manner, Report, TakeUp
+from meshca.drop.loop import Drop, Manner, NotYetError, Report
 from meshca.drop.material import Material
-from meshca.drop.serving import require_served
+from meshca.drop.serving import NotServedError, Port, require_served
 from meshca.drop.source import Source
 from meshca.drop.status import Status, StatusFile
 from meshca.drop.timing import Timer
@@ -33,6 +33,8 @@ from meshca.errors import MeshcaError
 
 # How soon a target notices that it is to end.
 _LONGEST_WAIT = 1.0
+_LOOK_AGAIN = 0.1
+_SIGNAL_AGAIN = 2.0
 
 OpenSource = Callable[[Target], AbstractContextManager[Source]]
 
@@ -155,23 +157,52 @@ class Targets:
         source = LazySource(lambda: self._world.open_source(target))
         self._folders.callback(source.close)
         manner = Manner(self._world.timer, LAYOUTS[target.layout], target.debounce, _LONGEST_WAIT)
-        take_up = taking_up(target, self._world.timer)
+        take_up = TakingUp(target, self._world.timer)
         return _Running(target, Drop(source, folder, take_up, report, manner), report, source)
 
 
-def taking_up(target: Target, timer: Timer) -> TakeUp:
-    """Return what tells the target's program, and then looks at its port."""
-    reload, port = target.reload, target.verify.as_port() if target.verify else None
-    signal = reload.as_signal() if reload else None
-    argv = split_command(reload.command) if reload and reload.command else ()
+class TakingUp:
+    """Tells a target's program, and then looks at its port, without making anything else wait for that.
 
-    def take_up(generation: str, material: Material) -> None:
-        if signal is not None:
-            signal.send()
-        if argv and reload:
-            run_command(argv, os.environ, reload.timeout)
-        if port is not None:
-            files = Path(target.dir) / generation
-            require_served(port, material, files, LAYOUTS[target.layout], timer)
+    A signal is sent again while nothing happens: HAProxy loses one that comes while it still obeys the last (measured).
+    """
 
-    return take_up
+    def __init__(self, target: Target, timer: Timer) -> None:
+        reload = target.reload
+        self._folder = target.folder
+        self._layout = LAYOUTS[target.layout]
+        self._timer = timer
+        self._port = target.verify.as_port() if target.verify else None
+        self._signal = reload.as_signal() if reload else None
+        self._argv = split_command(reload.command) if reload and reload.command else ()
+        self._timeout = reload.timeout if reload else 0.0
+        self._told = ""
+        self._since = self._signalled = 0.0
+
+    def __call__(self, generation: str, material: Material, /) -> None:
+        """Return if the program has been told, and serves the generation where it can be seen."""
+        if generation != self._told:
+            self._tell()
+            self._told, self._since = generation, self._timer.monotonic()
+        if self._port is not None:
+            self._look(self._port, self._folder / generation, material)
+        self._told = ""
+
+    def _tell(self) -> None:
+        if self._signal is not None:
+            self._signal.send()
+            self._signalled = self._timer.monotonic()
+        if self._argv:
+            run_command(self._argv, os.environ, self._timeout)
+
+    def _look(self, port: Port, files: Path, material: Material) -> None:
+        try:
+            require_served(port, material, files, self._layout, self._timer)
+        except NotServedError as error:
+            now = self._timer.monotonic()
+            if now - self._since >= port.timeout:
+                self._told = ""
+                raise
+            if self._signal is not None and now - self._signalled >= _SIGNAL_AGAIN:
+                self._tell()
+            raise NotYetError(_LOOK_AGAIN) from error

@@ -20,8 +20,8 @@ from harness.world import World, eventually, mesh, node, spiffe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# Renewed every three seconds or so; the rest is what a slow machine may take.
-LIVES = "root=2h,issuing=15m,leaf=7s"
+# Renewed every five seconds or so; the rest is what a slow machine may take.
+LIVES = "root=2h,issuing=15m,leaf=10s"
 
 
 def dropping_world(world: World, *names: str) -> World:

@@ -56,7 +56,7 @@ class Server:
     @property
     def port(self) -> Port:
         protocol = "postgres" if self.postgres else "tls"
-        return Port("127.0.0.1", self.listener.getsockname()[1], protocol, timeout=2)  # type: ignore[arg-type]
+        return Port("127.0.0.1", self.listener.getsockname()[1], protocol)  # type: ignore[arg-type]
 
     def _serve(self) -> None:
         while True:
@@ -132,8 +132,12 @@ def test_an_old_worker_that_still_answers_starts_the_count_again(
     tmp_path: Path, old_and_new: tuple[Material, Material], clock: Clock
 ) -> None:
     old, new = old_and_new
+    files = written(tmp_path / "new", new)
     with Server(tmp_path / "server", deque([old, new, new, old, new])) as server:
-        require_served(server.port, new, written(tmp_path / "new", new), PEM, clock.timer)
+        for _ in range(2):
+            with pytest.raises(NotServedError, match=f"it serves certificate {old.serial}"):
+                require_served(server.port, new, files, PEM, clock.timer)
+        require_served(server.port, new, files, PEM, clock.timer)
     assert len(server.seen) == 4 + IN_A_ROW
 
 
@@ -144,7 +148,7 @@ def test_a_port_that_goes_on_with_the_old_certificate_is_told(
     with (
         Server(tmp_path / "server", deque([old])) as server,
         pytest.raises(
-            NotServedError, match=f"does not serve certificate {new.serial} after 2 s: it serves .*{old.serial}"
+            NotServedError, match=f"does not serve certificate {new.serial}: it serves certificate {old.serial}"
         ),
     ):
         require_served(server.port, new, written(tmp_path / "new", new), PEM, clock.timer)
@@ -192,7 +196,7 @@ def test_postgresql_is_asked_for_tls_first(tmp_path: Path, world: World, clock: 
 def test_nobody_there_is_told(tmp_path: Path, world: World, clock: Clock) -> None:
     material = new_material(world)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = Port("127.0.0.1", taken.getsockname()[1], timeout=2)
+        port = Port("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(NotServedError, match="Connection refused"):
         require_served(port, material, written(tmp_path / "new", material), PEM, clock.timer)
     assert str(Port("::1", 5)) == "[::1]:5"

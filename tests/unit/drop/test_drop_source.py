@@ -129,6 +129,22 @@ def test_changed_trust_keeps_the_leaf(api: Api) -> None:
     assert second.crl != first.crl
 
 
+def test_changed_trust_brings_a_new_leaf_where_a_port_has_to_prove_it_and_one_can_be_had(api: Api) -> None:
+    api.send()
+    source = AdminSource(api, Wish("front", "drop:/d", fresh=True), FRONT, Renewal(api.world.clock.now, lambda: 0.5))
+    first = take(source)
+    for refusal in (None, RefusedError("frozen")):
+        other = issue_with_new_key(api.issue, Wish("front", "other"))[1]
+        api.world.authority.revoke(other.serial, "keyCompromise", "test")
+        api.world.authority.publish_crls()
+        api.refusal = refusal
+        api.send()
+        second = take(source)
+        assert second.crl != first.crl
+        assert (second.serial != first.serial) == (refusal is None)
+        api.refusal, first = None, second
+
+
 def test_a_revoked_leaf_is_replaced_at_once(api: Api) -> None:
     api.send()
     source = api.source()

@@ -18,8 +18,9 @@ from fakes.dropping import FakeSource, new_material
 from meshca.drop import targets as targets_module
 from meshca.drop.config import Target
 from meshca.drop.generation import GenerationFolder
+from meshca.drop.loop import NotYetError
 from meshca.drop.serving import NotServedError
-from meshca.drop.targets import Targets, World
+from meshca.drop.targets import TakingUp, Targets, World
 from meshca.drop.timing import Timer
 from meshca.errors import ConflictError, MeshcaError, RefusedError, UnavailableError
 
@@ -160,9 +161,10 @@ def test_it_is_acknowledged_only_once_the_port_serves_it(
             raise NotServedError("still the old one")
 
     monkeypatch.setattr(targets_module, "require_served", require_served)
-    monkeypatch.setattr("meshca.drop.loop.FIRST_RETRY", 0.05)
     material = stage.send("a")
-    told = target(tmp_path, "a", reload={"command": f"touch {tmp_path}/mark"}, verify={"address": "127.0.0.1:9"})
+    monkeypatch.setattr("meshca.drop.loop.FIRST_RETRY", 0.05)
+    port = {"address": "127.0.0.1:9", "timeout": 0.3}
+    told = target(tmp_path, "a", reload={"command": f"touch {tmp_path}/mark"}, verify=port)
     made = Targets([told], stage.world)
     with made, running(made):
         stage.wait_for("a", "failed", "still the old one")
@@ -171,6 +173,58 @@ def test_it_is_acknowledged_only_once_the_port_serves_it(
         assert stage.sources["a"].acknowledged.get(timeout=PATIENCE) == material.serial
     # The program was told first, and the files of the very generation are compared.
     assert asked[0] == ("127.0.0.1:9", tmp_path / "a/generation-00000001", True)
+
+
+def test_newer_material_does_not_wait_for_what_a_port_serves(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = stage.send("a"), new_material(stage.ca)
+
+    def require_served(port: object, material: Material, *_: object) -> None:
+        if material == old:
+            stage.sources["a"].feed.put(new)
+            raise NotServedError("still the one before")
+
+    monkeypatch.setattr(targets_module, "require_served", require_served)
+    made = Targets([target(tmp_path, "a", verify={"address": "127.0.0.1:9", "timeout": 600}, debounce=0)], stage.world)
+    with made, running(made):
+        assert stage.sources["a"].acknowledged.get(timeout=PATIENCE) == new.serial
+
+
+class Ticking:
+    """Time that passes where somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timer = Timer(lambda: self.now, self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_signal_is_sent_again_while_nothing_happens_and_a_command_is_not(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, told = Ticking(), []
+
+    def require_served(*_: object) -> None:
+        raise NotServedError("still the old one")
+
+    monkeypatch.setattr(targets_module, "require_served", require_served)
+    monkeypatch.setattr(targets_module, "run_command", lambda *_: told.append(("command", clock.now)))
+    monkeypatch.setattr("meshca.drop.signalling.Signal.send", lambda _: told.append(("signal", clock.now)))
+    port = {"address": "127.0.0.1:9", "timeout": 5}
+    for reload in ({"signal": "HUP", "pid": 5, "program": "/bin/sleep"}, {"command": "reload"}):
+        take_up = TakingUp(target(tmp_path, "a", reload=reload, verify=port), clock.timer)
+        began = clock.now
+        while clock.now < began + 5:
+            with pytest.raises(NotYetError):
+                take_up("generation-00000001", new_material(stage.ca))
+            clock.sleep(1)
+        with pytest.raises(NotServedError):
+            take_up("generation-00000001", new_material(stage.ca))
+
+    assert told == [("signal", 0), ("signal", 2), ("signal", 4), ("command", 5)]
 
 
 def test_once_does_what_it_can_and_returns_what_failed(stage: Stage, tmp_path: Path) -> None:
