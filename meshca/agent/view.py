@@ -171,8 +171,8 @@ class LocalView:
         """Look at secrets again."""
         self._changes.mark((SDS,))
 
-    def moved(self) -> None:
-        """Look again at who the caller is, and at what it may have."""
+    def moved(self, *, wake: bool) -> None:
+        """Look again at who the caller is; ``wake``: at what it may have, too, if it is the same."""
         try:
             guest = self._desk.rights.recognise(self._guest.process, self._node_id)
         except MeshcaError as error:
@@ -182,8 +182,9 @@ class LocalView:
         if guest.selected != self._guest.selected:
             self.end(UnavailableError("what the caller may be has changed", remedy="connect again"))
             return
+        if wake or guest.entitled != self._guest.entitled:
+            self._changes.mark((SDS,))
         self._guest = guest
-        self._changes.mark((SDS,))
         try:
             self._require_served()
         except RefusedError as error:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc.aio
 from cryptography import x509
@@ -136,7 +136,7 @@ class Envoy:
         self._names: dict[str, list[str]] = {}
         self._last: dict[str, tuple[str, str]] = {}
 
-    async def __aenter__(self) -> Envoy:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
