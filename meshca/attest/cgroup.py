@@ -12,7 +12,9 @@ Rules this module keeps:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 _LONGEST = 64 * 1024
 
@@ -52,6 +54,7 @@ def read_place(pid: int) -> Place:
     return parse_cgroup(raw.decode("utf-8", "surrogateescape")) if len(raw) <= _LONGEST else Place()
 
 
+@lru_cache(maxsize=256)
 def parse_cgroup(text: str) -> Place:
     """Return where a process lives, by the text of its ``/proc/<pid>/cgroup`` (cgroups(7))."""
     places = [
@@ -65,8 +68,8 @@ def parse_cgroup(text: str) -> Place:
     )
 
 
-def _agreed(said: object) -> str:
-    found = {value for value in said if value}  # type: ignore[attr-defined]
+def _agreed(said: Iterable[str]) -> str:
+    found = {value for value in said if value}
     return found.pop() if len(found) == 1 else ""
 
 

@@ -118,7 +118,7 @@ class Executables:
             return self._digests[content]
         if content.size > self._most_bytes:
             return ""
-        settled = self._clock() - max(content.mtime, content.ctime) / 1e9 > _RACY_SECONDS
+        settled = self._clock() - content.ctime / 1e9 > _RACY_SECONDS
         digest = _read_whole(descriptor, content.size)
         self.read += 1
         if _Content.of(os.fstat(descriptor)) != content:

@@ -87,6 +87,8 @@ class Gate:
         self.refused = 0
         self.room: Room | None = None
         """How many connections it takes; None: as many as come."""
+        self.on_foreign: Callable[[Process, ForeignSenderError], None] | None = None
+        """Told of each caller through whose socket another process has sent something."""
 
     def __len__(self) -> int:
         return len(self._onward.passages)
@@ -174,7 +176,10 @@ class Gate:
     def _foreign(self, process: Process, sender: int) -> None:
         self.refused += 1
         reason = f"process {process.pid} connected, and process {sender or 'of another pid namespace'} sends"
-        self._tell(ForeignSenderError(reason, value=f"uid {process.uid}"))
+        error = ForeignSenderError(reason, value=f"uid {process.uid}")
+        self._tell(error)
+        if self.on_foreign is not None:
+            self.on_foreign(process, error)
 
     def _tell(self, error: MeshcaError) -> None:
         now = asyncio.get_running_loop().time()

@@ -2,7 +2,7 @@
 
 Rules this module keeps (design §7):
 - User and groups are those at connect; everything else is read only if a registration asks for it of this user.
-- What is read belongs to the process that connected: the same number, start time and user before and after, and alive.
+- What is read belongs to the process that connected: afterwards it still runs, under the same user.
 - What can't be read doesn't hold; only a process that is no longer itself is an error.
 """
 
@@ -101,8 +101,8 @@ def _the_same(process: Process) -> Iterator[None]:
     except OSError as error:
         raise UnavailableError(f"process {process.pid} can't be looked at now: {error.strerror}") from error
     try:
-        require_same(process)
         yield
+        # Asked afterwards alone: who is the process that connected now has been it all the time.
         require_alive(pidfd)
         require_same(process)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from xml.parsers import expat
 
 from meshca.attest.aws import Allowed, AwsCaller, AwsNotAllowedError, AwsRequestError, StsCall
@@ -69,7 +69,7 @@ def send(call: StsCall) -> bytes:
         raise StsError(f"STS does not answer: {type(error).__name__}", value=call.host) from None
 
 
-def read_answer(status: int, chunks: object) -> bytes:
+def read_answer(status: int, chunks: Iterable[bytes]) -> bytes:
     """Return the body of an answer that is 200 and small.
 
     Raises:
@@ -81,7 +81,7 @@ def read_answer(status: int, chunks: object) -> bytes:
     if status != 200:
         raise StsError(f"STS answers HTTP {status}")
     raw = bytearray()
-    for chunk in chunks:  # type: ignore[attr-defined]
+    for chunk in chunks:
         raw += chunk
         if len(raw) > _MOST_BYTES:
             raise StsError(f"STS answers more than {_MOST_BYTES} bytes")

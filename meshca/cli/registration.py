@@ -17,7 +17,7 @@ from meshca.client.values import Registration
     multiple=True,
     required=True,
     metavar="S",
-    help="unix:uid:N or unix:gid:N; repeatable, all of them must hold.",
+    help="Such as unix:uid:N, unix:path:/P, systemd:unit:U, k8s:ns:N; repeatable, all of them must hold.",
 )
 @click.option("--parent", default="", metavar="AGENT", help="Only behind this agent.")
 @pass_settings

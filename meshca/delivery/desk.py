@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshca.attest.process import Process, require_same
+from meshca.attest.process import AttestationError, Process, require_same
 from meshca.attest.selectors import is_slow, selectors
-from meshca.delivery.callers import Behind, Caller, NotEntitledError, Read, behind, recognise, recognise_agent
+from meshca.delivery.callers import Behind, Caller, Read, behind, recognise, recognise_agent
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
@@ -27,7 +27,7 @@ from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
 from meshca.delivery.workload_state import state_of
 from meshca.delivery.workloads import Workloads, WorkloadServices
-from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
+from meshca.errors import MeshcaError, RefusedError, UnauthenticatedError, UnavailableError
 from meshca.spiffe.id import SpiffeId
 from meshca.xds.source import NodeInfo
 
@@ -164,19 +164,30 @@ class Desk:
         return found[agent] if agent in found else found.setdefault(agent, behind(agent, self.snapshot))
 
     async def require_still(self, caller: Caller, node_id: str, spiffe_id: SpiffeId) -> None:
-        """Raise unless a caller is still the process that it was, and entitled to this identity.
+        """Raise unless a caller is still the process that it was, and entitled to this identity; audit if it is not.
 
         Raises:
-            MeshcaError: It is not.
+            AttestationError: It is not.
         """
         if isinstance(caller.process, AgentPeer):
             return
-        if caller.read_more:
-            if self.is_slow(caller.process):
-                await self.look_at(caller.process)
-            if spiffe_id not in self.recognise(caller.process, node_id).entitled:
-                raise NotEntitledError("the caller is no longer entitled to it", value=str(spiffe_id))
-        require_same(caller.process)
+        try:
+            if caller.read_more:
+                await self._require_entitled(caller.process, node_id, spiffe_id)
+            require_same(caller.process)
+        except AttestationError as error:
+            self.journal.refused(caller.actor, "attest", node_id, str(error))
+            raise
+
+    async def _require_entitled(self, process: Process, node_id: str, spiffe_id: SpiffeId) -> None:
+        if self.is_slow(process):
+            await self.look_at(process)
+        try:
+            entitled = self.recognise(process, node_id).entitled
+        except RefusedError:
+            entitled = frozenset()
+        if spiffe_id not in entitled:
+            raise AttestationError(f"process {process.pid} no longer has what entitled it to {spiffe_id}")
 
     def leave(self, view: LiveView) -> None:
         """Forget a view."""

@@ -124,6 +124,9 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
     issuance = Issuance(house.authority, house.clock, metrics)
     mesh_gate = Gate(home.mesh_socket, home.mesh_inner, mode=MESH_SOCKET_MODE)
     mesh_gate.room = Room.within(_all_descriptors())
+    mesh_gate.on_foreign = lambda process, error: journal.refused(
+        f"uid:{process.uid}", "attest", home.mesh_socket.name, str(error)
+    )
     admin_gate = Gate(home.admin_socket, home.admin_inner, _owner_only(home, journal), mode=ADMIN_SOCKET_MODE)
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)

@@ -261,7 +261,9 @@ async def test_who_inherits_a_socket_by_fork_inherits_no_identity(place: Place) 
 async def test_what_an_heir_sends_reaches_nobody_and_ends_the_connection(
     place: Place, caplog: pytest.LogCaptureFixture, order: str
 ) -> None:
+    told: list[tuple[int, str]] = []
     async with opened(place) as gate:
+        gate.on_foreign = lambda process, error: told.append((process.pid, str(error)))
         parent = await place.spawn(place.public, order=order)
         served = await place.arrived()
         assert await soon(served.reader.readexactly(5)) == b"hello"
@@ -272,6 +274,7 @@ async def test_what_an_heir_sends_reaches_nobody_and_ends_the_connection(
         assert gate.refused == 1
         assert parent.process.returncode is None
     assert f"process {parent.pid} connected, and process " in caplog.text
+    assert [pid for pid, text in told if f"process {parent.pid} connected" in text] == [parent.pid]
 
 
 @as_root

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.mesh.mesh_objects import examples
 
 from meshca.attest.join import (
     VARIABLE,
@@ -35,6 +36,7 @@ def test_a_token_is_read_as_it_was_made() -> None:
     assert (token.secret, token.secret_hash, token.root_sha256) == (SECRET, hash_secret(SECRET), ROOT_SHA256)
 
 
+@examples(100)
 @given(secret=st.binary(min_size=32, max_size=32), root=st.binary(min_size=32, max_size=32))
 def test_every_token_is_read_as_it_was_made(secret: bytes, root: bytes) -> None:
     token = parse_token(new_token(lambda _: secret, root))
@@ -92,6 +94,7 @@ def test_only_one_last_character_of_four_spells_the_token() -> None:
     assert len(accepted) == len({root for _, root in accepted}) == 16
 
 
+@examples(100)
 @given(text=st.text(alphabet=BASE64URL + ".\n \0é", max_size=200))
 def test_hostile_text_is_refused_in_our_words(text: str) -> None:
     with pytest.raises(JoinTokenError):

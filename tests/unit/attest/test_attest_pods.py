@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.mesh.mesh_objects import examples
 
 from meshca.attest import pods as module
 from meshca.attest.pods import Pod, PodList, PodsUnavailableError, fetch_pods, parse_pods
@@ -188,6 +189,7 @@ _json = st.recursive(
 )
 
 
+@examples(100)
 @given(_json)
 def test_any_json_is_pods_or_an_error_of_ours(document: object) -> None:
     try:

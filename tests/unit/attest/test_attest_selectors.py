@@ -249,6 +249,27 @@ def test_what_nobody_asks_for_is_not_read(folder: Path) -> None:
         assert not is_slow(caller.process, [registration(MINE, f"unix:path:{ours}")])
 
 
+def test_only_what_is_asked_for_is_told(folder: Path) -> None:
+    ours = program(folder)
+    with connecting(ours) as caller:
+        asked = [registration(MINE, "unix:path:/opt/other")]
+        assert Reader().selectors(caller.process, asked) == selectors(caller.process)
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_sha256(folder: Path) -> None:
+    ours = program(folder)
+    touched: list[Path] = []
+
+    def clock() -> float:
+        ours.chmod(0o700)  # the time is asked for just before the file is read
+        touched.append(ours)
+        return ours.stat().st_ctime + 60
+
+    with connecting(ours) as caller:
+        assert not holds(caller.process, MINE, sha256(ours), reader=Reader(Executables(clock=clock)))
+    assert touched
+
+
 # -- who is no longer itself
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.mesh.mesh_objects import examples
 
 from meshca.errors import InvalidInputError
 from meshca.policy.selector import SelectorError, parse_selector, require_sound
@@ -73,6 +74,7 @@ def test_any_other_spelling_is_refused(text: str, says: str) -> None:
     assert isinstance(caught.value, InvalidInputError)
 
 
+@examples(100)
 @given(st.text(max_size=60) | st.builds("unix:path:/{}".format, st.text(max_size=30)))
 def test_what_is_understood_is_spelled_as_it_was_given(text: str) -> None:
     try:

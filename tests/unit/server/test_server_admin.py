@@ -119,6 +119,8 @@ async def test_registrations_are_checked_listed_and_warned_about() -> None:
                 (FRONT, [], InvalidInputError),
                 (FRONT, ["unix:uid:root"], InvalidInputError),
                 (FRONT, ["unix:path:/bin/sh"], InvalidInputError),
+                (FRONT, ["unix:path:/bin/sh", "systemd:unit:a.service"], InvalidInputError),
+                (FRONT, ["k8s:sa:default"], InvalidInputError),
             ):
                 with pytest.raises(error):
                     await admin.register(node, selectors)

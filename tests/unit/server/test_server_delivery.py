@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 
 import grpc
 from fakes.server_world import (
@@ -189,3 +191,20 @@ async def test_what_an_envoy_has_rejected_is_remembered_across_a_restart() -> No
                     pass
         async with server(home) as (parts, admin):
             assert len(parts.desk.rejections.of(f"{os.getuid()} {FRONT}", SDS)) == 1
+
+
+async def test_a_socket_in_other_hands_is_refused_and_audited() -> None:
+    with temporary_home() as home:
+        async with server(home) as (_, admin):
+            reader, writer = await asyncio.open_unix_connection(home.mesh_socket)
+            descriptor = writer.get_extra_info("socket").fileno()
+            program = f"import socket; socket.socket(fileno={descriptor}).send(b'PRI * HTTP/2.0')"
+            command = [sys.executable, "-I", "-S", "-c", program]
+            heir = await asyncio.create_subprocess_exec(*command, pass_fds=[descriptor])
+            assert await heir.wait() == 0
+            while await reader.read(1024):
+                pass
+            writer.close()
+            found = [record for record in await admin.audit_tail(20) if record.outcome == "refused"]
+            assert [(record.action, record.subject) for record in found] == [("attest", "meshca.sock")]
+            assert f"process {os.getpid()} connected, and process {heir.pid} sends" in found[0].reason
