@@ -127,6 +127,9 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
         journal = AgentJournal(api.acknowledge, api.report)
         gate = Gate(options.place.socket, options.place.inner, mode=_SOCKET_MODE)
         gate.room = Room.within(_all_descriptors())
+        gate.on_foreign = lambda process, error: journal.refused(
+            f"uid:{process.uid}", "attest", options.place.socket.name, str(error)
+        )
         issuing = AgentIssuing(api.sign, lambda: next(iter(desk.holdings.key_types), "ec-p256"))
         closing.push_async_callback(issuing.close)
 

@@ -282,12 +282,16 @@ class LocalView:
     async def _require_still(self, name: str) -> None:
         """Raise unless the caller is who it was, and what it asked for is still its own."""
         process, rights = self._guest.process, self._desk.rights
-        if is_slow(process, rights.registrations):
-            await asyncio.to_thread(rights.identities, process)
-        entitled = self._desk.rights.identities(process)
+        try:
+            if is_slow(process, rights.registrations):
+                await asyncio.to_thread(rights.identities, process)
+            entitled = self._desk.rights.identities(process)
+            require_same(process)
+        except MeshcaError as error:
+            self._desk.journal.refused(self._guest.actor, "attest", self._node_id, str(error))
+            raise
         self._guest = Guest(process, entitled, self._guest.selected if self._guest.selected in entitled else None)
         self._identity(name)
-        require_same(process)
 
     def _resource(self, name: str, leaf: Leaf, note: bytes) -> Resource:
         body = secrets.tls_certificate(name, leaf.chain_pem + note, leaf.key_pem, now=self._desk.clock.now())

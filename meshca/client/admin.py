@@ -60,7 +60,8 @@ _OPTIONS = [
     # A proxy from the environment has no business on a Unix socket.
     ("grpc.enable_http_proxy", 0),
     # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt may take: a handshake through a tunnel takes longer than a connection to a socket.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]

@@ -28,7 +28,8 @@ _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
     # A server that comes back is found within a second; one that is silently gone, within fifteen.
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt may take: a handshake through a tunnel takes longer than a connection to a socket.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.keepalive_time_ms", 10_000),
