@@ -154,14 +154,16 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
 
 async def _watch(agent: Agent, gate: Gate, place: Place) -> None:
     """Follow what the server says, whether it is there or not."""
-    pause = _FIRST_PAUSE
+    pause, failed = _FIRST_PAUSE, 0
     while True:
         try:
             async for holdings in agent.api.watch():
-                pause = _FIRST_PAUSE
+                pause, failed = _FIRST_PAUSE, 0
                 await _apply(agent, holdings, gate, place)
         except MeshcaError as error:
-            _note_gone(agent, error)
+            failed += 1
+            if failed > 1:  # a connection is ended as well when this agent has a new certificate
+                _note_gone(agent, error)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
 

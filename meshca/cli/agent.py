@@ -30,7 +30,7 @@ _PROJECTED = Path("/var/run/secrets/meshca/token")
 @click.command("agent", cls=Command, short_help="Run a node agent in the foreground.")
 @click.option("--server", "address", metavar="ADDR", help="Where the server listens, host:port; or MESHCA_SERVER.")
 @click.option("--token-file", type=click.Path(path_type=Path), metavar="F", help="A join token; or MESHCA_TOKEN.")
-@click.option("--method", type=click.Choice(("kubernetes", "aws_iam")), help="Prove it by the platform instead.")
+@click.option("--method", type=click.Choice(("k8s_sa", "aws_iam")), help="Prove it by the platform instead.")
 @click.option("--bundle", type=click.Path(path_type=Path), metavar="F", help="The server's roots, for --method.")
 @click.option(
     "--kubernetes-token",
@@ -91,7 +91,7 @@ def _by_proof(method: str, bundle: Path | None, kubernetes_token: Path, region: 
         raise InvalidInputError(
             "whom to trust?", field="--bundle", remedy="give a file that `meshca bundle` has printed on the server"
         )
-    if method == "kubernetes":
+    if method == "k8s_sa":
         return ByProof(method, bundle.read_bytes, lambda _, __: kubernetes_token.read_bytes().strip())
     if not region:
         raise InvalidInputError("which region?", field="--region", remedy="give it, or AWS_REGION")

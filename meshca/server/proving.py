@@ -41,7 +41,7 @@ def methods(
     """Return the methods that are configured, by their names."""
     found: dict[str, Method] = {}
     if attestors.clusters:
-        found["kubernetes"] = _kubernetes({c.expected.issuer: c for c in attestors.clusters}, clock.now)
+        found["k8s_sa"] = _kubernetes({c.expected.issuer: c for c in attestors.clusters}, clock.now)
     if attestors.roles:
         allowed = Allowed(str(trust_domain), attestors.regions, attestors.roles)
         found["aws_iam"] = _aws(allowed, clock.now, send)

@@ -59,12 +59,12 @@ async def test_a_pod_is_an_agent_by_its_service_account(jwks: Path) -> None:
         async with server(home, attestors=attestors) as (parts, admin):
             bundle = parts.state.snapshot.trust.bundle_pem
             brought = [kubernetes.token(now_claims())]
-            method = ByProof("kubernetes", lambda: bundle, lambda _, __: brought[0].encode())
+            method = ByProof("k8s_sa", lambda: bundle, lambda _, __: brought[0].encode())
             own = await method.attest(address(parts))
             again = await method.attest(address(parts))  # it may, whenever it has to
             expected = f"spiffe://shop.test/meshca/agent/k8s.prod.{kubernetes.CALLER.node}"
             assert str(own.spiffe_id) == str(again.spiffe_id) == expected
-            assert [(row.method, row.state) for row in await admin.agents()] == [("kubernetes", "attested")]
+            assert [(row.method, row.state) for row in await admin.agents()] == [("k8s_sa", "attested")]
 
             for wrong in (
                 now_claims(exp=int(datetime.now(UTC).timestamp()) - 1),
@@ -75,7 +75,7 @@ async def test_a_pod_is_an_agent_by_its_service_account(jwks: Path) -> None:
                 with pytest.raises(UnauthenticatedError):
                     await method.attest(address(parts))
             refused = [r for r in await admin.audit_tail(50) if r.outcome == "refused"]
-            assert {(r.action, r.subject) for r in refused} == {("attest", "kubernetes")}
+            assert {(r.action, r.subject) for r in refused} == {("attest", "k8s_sa")}
             assert brought[0] not in repr(refused)
 
             # Evicted, and its platform still vouches for it: it stays out until somebody lets it back.
