@@ -116,17 +116,19 @@ class AgentDesk:
         """
         rights, before = rights_of(holdings), self.holdings
         self.rights, self.holdings = rights, holdings
-        if fresh := holdings.revoked - before.revoked:
-            # Forgotten, not replaced: who is entitled asks again at once, who is suspended gets none.
-            self.leaves.revoked(fresh, suspended=True)
+        fresh = holdings.revoked - before.revoked
+        # Forgotten, not replaced: who is entitled asks again at once, who is suspended gets none.
+        self.leaves.revoked(fresh, suspended=True)
         for spiffe_id, number in holdings.rotations.items():
             if number > before.rotations.get(spiffe_id, 0) and before.generation:
                 self.leaves.rotate(SpiffeId.parse(spiffe_id))
         self.replace_tainted()
         callers = (holdings.holdings, holdings.trust_domain) != (before.holdings, before.trust_domain)
-        self.workloads.replace(self._workload_state(), callers=callers, wake=True)
-        for view in tuple(self._views):
-            view.moved()
+        wake = bool(fresh) or (holdings.suspended, holdings.frozen) != (before.suspended, before.frozen)
+        trust = (holdings.generation, holdings.bundle, holdings.crl) != (before.generation, before.bundle, before.crl)
+        self.workloads.replace(self._workload_state(), callers=callers, wake=wake or trust)
+        for view in tuple(self._views) if callers or wake else ():
+            view.moved(wake=wake)
 
     def replace_tainted(self) -> None:
         """Replace leaves of CAs that are believed stolen, so many at a time; called again until there are none."""

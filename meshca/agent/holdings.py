@@ -6,6 +6,8 @@ gets none by default. It is the same policy as the server's, over the registrati
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from meshca.attest.process import Process
@@ -15,7 +17,10 @@ from meshca.delivery.callers import NotEntitledError
 from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import NodeRef, parse_node_id
 from meshca.policy.entitlement import Registration, Selected, entitled, parse_selector, select
+from meshca.policy.selector import GID, UID, Selector
 from meshca.spiffe.id import SpiffeId, TrustDomain
+
+_IMMEDIATE = frozenset({UID, GID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Rights:
     suspended: frozenset[SpiffeId]
     nodes: dict[SpiffeId, str] = field(repr=False)
     _keys: dict[ObjectKey, SpiffeId] = field(repr=False)
+    # Where nobody is asked for more than user and groups, there is no need to look at each registration.
+    _by_selector: dict[Selector, list[Registration]] | None = field(default=None, repr=False)
 
     def identities(self, process: Process) -> frozenset[SpiffeId]:
         """Return what a process may be.
@@ -71,7 +78,11 @@ class Rights:
         return None if node is None else self._of_node(node)
 
     def _entries(self, process: Process) -> tuple[Registration, ...]:
-        found = entitled(selectors(process, self.registrations), self.registrations)
+        if self._by_selector is None:
+            found = entitled(selectors(process, self.registrations), self.registrations)
+        else:
+            held = selectors(process)
+            found = entitled(held, {e.id: e for one in held for e in self._by_selector.get(one, ())}.values())
         if not found:
             raise NotEntitledError(
                 f"no registration behind this agent entitles uid {process.uid}, gid {process.gid}",
@@ -102,7 +113,18 @@ def rights_of(holdings: Holdings) -> Rights:
         suspended=frozenset(map(SpiffeId.parse, holdings.suspended)),
         nodes=nodes,
         _keys=keys,
+        _by_selector=_by_selector(registrations),
     )
+
+
+def _by_selector(registrations: Iterable[Registration]) -> dict[Selector, list[Registration]] | None:
+    found: dict[Selector, list[Registration]] = defaultdict(list)
+    for entry in registrations:
+        for selector in entry.selectors:
+            if selector.type not in _IMMEDIATE:
+                return None
+            found[selector].append(entry)
+    return dict(found)
 
 
 NOBODY = Holdings("none", (), frozenset(), frozenset(), 0, b"", b"")

@@ -10,7 +10,8 @@ Rules kept here (design §7):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,6 +27,7 @@ from meshca.errors import MeshcaError, RefusedError, UnauthenticatedError, Unava
 from meshca.keys.requesting import new_request
 from meshca.spiffe.bundle import pem
 from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.x509.csr import check_csr
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -80,23 +82,36 @@ class ByJoinToken:
             shown = await api.trust()
         root = _required_root(token, shown.roots)
         trust_domain = TrustDomain(shown.trust_domain)
-        return await _attest(address, trust_domain, pem([root]), self.name, token.secret)
+
+        async def secret(_: str) -> bytes:
+            return token.secret
+
+        return await _attest(address, trust_domain, pem([root]), self.name, secret)
 
 
 @dataclass(slots=True)
 class ByProof:
-    """A proof that can be had again and again, for a server whose roots are known (Kubernetes, AWS)."""
+    """A proof that can be had again and again, for a server whose roots are known (Kubernetes, AWS).
+
+    ``prove`` is given the trust domain, and the SHA-256 (hex) of the key that the certificate is to be for.
+    """
 
     name: str
-    trust_domain: TrustDomain
-    bundle: bytes = field(repr=False)
-    prove: Callable[[], bytes] = field(repr=False)
+    bundle: Callable[[], bytes] = field(repr=False)
+    prove: Callable[[str, str], bytes] = field(repr=False)
     remedy: str = "see what the server's audit log says of the refusal"
 
     async def attest(self, address: Address) -> Own:
         """Prove it."""
-        payload = await asyncio.to_thread(self.prove)
-        return await _attest(address, self.trust_domain, self.bundle, self.name, payload)
+        bundle = await asyncio.to_thread(self.bundle)
+        async with _api(address, unverified_meeting) as api:
+            # Its word for its trust domain: what it is worth, its certificate under these roots says.
+            trust_domain = TrustDomain((await api.trust()).trust_domain)
+
+        async def prove(key: str) -> bytes:
+            return await asyncio.to_thread(self.prove, str(trust_domain), key)
+
+        return await _attest(address, trust_domain, bundle, self.name, prove)
 
 
 @dataclass(slots=True)
@@ -223,9 +238,14 @@ def _required_root(token: JoinToken, roots: tuple[bytes, ...]) -> bytes:
     raise last or UnauthenticatedError("the server shows no root", remedy="is --server a meshca server?")
 
 
-async def _attest(address: Address, trust_domain: TrustDomain, roots: bytes, method: str, payload: bytes) -> Own:
+async def _attest(
+    address: Address, trust_domain: TrustDomain, roots: bytes, method: str, prove: Callable[[str], Awaitable[bytes]]
+) -> Own:
     async with _api(address, lambda: meeting(trust_domain, roots, None)) as api:
+        # Met before anything is proved: what is brought is for this server alone.
+        await api.trust()
         key, csr = new_request()
+        payload = await prove(hashlib.sha256(check_csr(csr, None).spki).hexdigest())
         return _own(await api.attest(method, payload, csr), key)
 
 

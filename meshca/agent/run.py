@@ -127,6 +127,9 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
         journal = AgentJournal(api.acknowledge, api.report)
         gate = Gate(options.place.socket, options.place.inner, mode=_SOCKET_MODE)
         gate.room = Room.within(_all_descriptors())
+        gate.on_foreign = lambda process, error: journal.refused(
+            f"uid:{process.uid}", "attest", options.place.socket.name, str(error)
+        )
         issuing = AgentIssuing(api.sign, lambda: next(iter(desk.holdings.key_types), "ec-p256"))
         closing.push_async_callback(issuing.close)
 
@@ -151,14 +154,16 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
 
 async def _watch(agent: Agent, gate: Gate, place: Place) -> None:
     """Follow what the server says, whether it is there or not."""
-    pause = _FIRST_PAUSE
+    pause, failed = _FIRST_PAUSE, 0
     while True:
         try:
             async for holdings in agent.api.watch():
-                pause = _FIRST_PAUSE
+                pause, failed = _FIRST_PAUSE, 0
                 await _apply(agent, holdings, gate, place)
         except MeshcaError as error:
-            _note_gone(agent, error)
+            failed += 1
+            if failed > 1:  # a connection is ended as well when this agent has a new certificate
+                _note_gone(agent, error)
         await asyncio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
 

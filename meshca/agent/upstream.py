@@ -193,7 +193,7 @@ class Upstream:
             except MeshcaError as error:
                 if str(error) != said:
                     said = str(error)
-                    _log.info("upstream ended", node=self.node_id, reason=said)
+                    _log.debug("upstream ended", node=self.node_id, reason=said)
             finally:
                 self._outbox = None
                 if writer is not None:

@@ -171,8 +171,8 @@ class LocalView:
         """Look at secrets again."""
         self._changes.mark((SDS,))
 
-    def moved(self) -> None:
-        """Look again at who the caller is, and at what it may have."""
+    def moved(self, *, wake: bool) -> None:
+        """Look again at who the caller is; ``wake``: at what it may have, too, if it is the same."""
         try:
             guest = self._desk.rights.recognise(self._guest.process, self._node_id)
         except MeshcaError as error:
@@ -182,8 +182,9 @@ class LocalView:
         if guest.selected != self._guest.selected:
             self.end(UnavailableError("what the caller may be has changed", remedy="connect again"))
             return
+        if wake or guest.entitled != self._guest.entitled:
+            self._changes.mark((SDS,))
         self._guest = guest
-        self._changes.mark((SDS,))
         try:
             self._require_served()
         except RefusedError as error:
@@ -281,12 +282,16 @@ class LocalView:
     async def _require_still(self, name: str) -> None:
         """Raise unless the caller is who it was, and what it asked for is still its own."""
         process, rights = self._guest.process, self._desk.rights
-        if is_slow(process, rights.registrations):
-            await asyncio.to_thread(rights.identities, process)
-        entitled = self._desk.rights.identities(process)
+        try:
+            if is_slow(process, rights.registrations):
+                await asyncio.to_thread(rights.identities, process)
+            entitled = self._desk.rights.identities(process)
+            require_same(process)
+        except MeshcaError as error:
+            self._desk.journal.refused(self._guest.actor, "attest", self._node_id, str(error))
+            raise
         self._guest = Guest(process, entitled, self._guest.selected if self._guest.selected in entitled else None)
         self._identity(name)
-        require_same(process)
 
     def _resource(self, name: str, leaf: Leaf, note: bytes) -> Resource:
         body = secrets.tls_certificate(name, leaf.chain_pem + note, leaf.key_pem, now=self._desk.clock.now())

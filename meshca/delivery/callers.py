@@ -52,6 +52,13 @@ class Caller:
         return actor_of(self.process)
 
     @property
+    def concerned(self) -> frozenset[SpiffeId]:
+        """Return the identities on which depends what its stream is sent."""
+        if self.makes_keys and self.selected is not None:
+            return frozenset({self.selected})
+        return self.entitled
+
+    @property
     def makes_keys(self) -> bool:
         """Whether it has its keys made elsewhere, and is given none."""
         return isinstance(self.process, AgentPeer)
@@ -90,22 +97,38 @@ def recognise(process: Process, node_id: str, snapshot: Snapshot, read: Read = s
     return Caller(process, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None, more)
 
 
-def recognise_agent(agent: AgentPeer, node_id: str, snapshot: Snapshot) -> Caller:
-    """Say for whom an agent speaks on a stream, given its ``node.id``.
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The registrations of an agent, of identities that an applied mesh has, and these identities."""
+
+    entries: tuple[Registration, ...]
+    identities: frozenset[SpiffeId]
+
+
+def behind(agent: AgentPeer, snapshot: Snapshot) -> Behind:
+    """Return who may be behind an agent."""
+    found = snapshot.registrations_of(agent.agent_id)
+    entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
+    return Behind(entries, frozenset(entry.spiffe_id for entry in entries))
+
+
+def recognise_agent(agent: AgentPeer, node_id: str, snapshot: Snapshot, found: Behind) -> Caller:
+    """Say for whom an agent speaks on a stream, given its ``node.id`` and who may be behind it.
 
     Raises:
         NotEntitledError: Nobody is behind it, or not the one it claims to speak for.
     """
-    found = snapshot.registrations_of(agent.agent_id)
-    entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
-    if not entries:
+    if not found.entries:
         raise NotEntitledError(
             f"no registration has the agent {agent.agent_id} as its parent",
             remedy=f"meshca register NODE --selector S --parent {agent.agent_id}",
         )
-    selected = _selected(node_id, entries, snapshot)
-    allowed = frozenset(entry.spiffe_id for entry in entries)
-    return Caller(agent, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None)
+    named = parse_node_id(node_id)
+    wanted = snapshot.mesh.identities.of_node(named) if named else None
+    # The many streams of an agent each name their own: only the others are looked at one by one.
+    selected = wanted if wanted in found.identities else _selected(node_id, found.entries, snapshot)
+    holder = snapshot.mesh.identities.holder(selected) if selected else None
+    return Caller(agent, found.identities, selected, holder)
 
 
 def entries_of(process: Process, snapshot: Snapshot, read: Read = selectors) -> tuple[Registration, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from meshca.attest.process import AttestationError, Process, require_same
 from meshca.attest.selectors import is_slow, selectors
-from meshca.delivery.callers import Caller, Read, recognise, recognise_agent
+from meshca.delivery.callers import Behind, Caller, Read, behind, recognise, recognise_agent
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
@@ -97,6 +97,7 @@ class Desk:
         self._envoys: dict[tuple[Peer, str], set[LiveView]] = {}
         self.behind: dict[str, set[SpiffeId]] = {}
         """The identities of leaves that agents have asked for, by holder: their keys were never here."""
+        self._looked_up: tuple[Snapshot, dict[AgentPeer, Behind]] = (snapshot, {})
         self._draining = False
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
@@ -141,7 +142,7 @@ class Desk:
         if self._draining:
             raise UnavailableError("the server is going down", remedy="connect again in a moment")
         try:
-            caller = recognise_agent(agent, node.id, self.snapshot)
+            caller = self.recognise(agent, node.id)
         except MeshcaError as error:
             self.journal.refused(actor_of(agent), "attest", node.id, str(error))
             raise
@@ -166,8 +167,15 @@ class Desk:
     def recognise(self, peer: Peer, node_id: str) -> Caller:
         """Say who a process is, or for whom an agent speaks, see ``callers``."""
         if isinstance(peer, AgentPeer):
-            return recognise_agent(peer, node_id, self.snapshot)
+            return recognise_agent(peer, node_id, self.snapshot, self._behind_agent(peer))
         return recognise(peer, node_id, self.snapshot, self._read)
+
+    def _behind_agent(self, agent: AgentPeer) -> Behind:
+        """Return who may be behind an agent, looked up once for all of its streams."""
+        if self._looked_up[0] is not self.snapshot:
+            self._looked_up = (self.snapshot, {})
+        found = self._looked_up[1]
+        return found[agent] if agent in found else found.setdefault(agent, behind(agent, self.snapshot))
 
     async def require_still(self, caller: Caller, node_id: str, spiffe_id: SpiffeId) -> None:
         """Raise unless a caller is still the process that it was, and entitled to this identity; audit if it is not.

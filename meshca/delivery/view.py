@@ -270,7 +270,7 @@ class LiveView:
             if self.owned and not self._holding:
                 self._holding = True
                 asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
-        mine = self._caller.entitled
+        mine = self._caller.concerned
         if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
             self._changes.mark(None)
         elif change.trust or change.thawed:
@@ -304,8 +304,8 @@ class LiveView:
             self._desk.journal.refused(self._caller.actor, "attest", self.node_id, str(error))
             self.end(error)
             return False
-        if caller != self._caller:
-            self._caller = caller
+        before, self._caller = self._caller, caller
+        if (caller.selected, caller.node, caller.concerned) != (before.selected, before.node, before.concerned):
             self._changes.mark(None)
         return True
 

@@ -19,6 +19,8 @@ from meshca.authority.profiles import LIMITS, Configured, Limits
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError
 from meshca.keys.place import KEY_TYPES, parse_place, require_key_type
 from meshca.keys.upstream_place import OfflineRoot, PkiMount, parse_upstream
+from meshca.server.attestors import NOBODY, SECTION, Attestors, read_attestors
+from meshca.server.attestors import written as written_attestors
 from meshca.server.limits import read_limits, written
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -74,6 +76,7 @@ class Config:
     ack_deadline: timedelta | None = None
     jwt_issuer: str = ""  # by which readers of OpenID Connect know us; empty: none do
     profiles: Configured = field(default_factory=dict)
+    attestors: Attestors = NOBODY
 
     @property
     def seals_keys(self) -> bool:
@@ -122,6 +125,7 @@ def parse_config(text: str, name: str) -> Config:
         at = re.search(r"\(at line ([0-9]+)", str(error))
         line = at[1] if at else str(len(text.splitlines()))  # else "at end of document"
         raise ConfigError(f"{name}:{line}: not TOML: {error}") from error
+    attest = document.pop(SECTION, {})
     reader = _Reader(document, text, name)
     reader.require_known()
     key_type = reader.key_type()
@@ -137,6 +141,7 @@ def parse_config(text: str, name: str) -> Config:
         upstream=reader.upstream(),
         ack_deadline=reader.duration("authority", "ack_deadline"),
         jwt_issuer=reader.jwt_issuer(),
+        attestors=reader.attestors(attest),
         profiles=reader.profiles(dict.fromkeys(("root", "issuing"), key_type or KEY_TYPES[0])),
     )
 
@@ -158,6 +163,7 @@ def write_config(config: Config) -> str:
         authority.append(f"ack_deadline = {_quoted(format_duration(config.ack_deadline))}")
     authority += [f"jwt_issuer = {_quoted(config.jwt_issuer)}"] if config.jwt_issuer else []
     lines += ["", "[authority]", *authority] if authority else []
+    lines += written_attestors(config.attestors)
     for name, limits in config.profiles.items():
         lines += ["", f"[{_PROFILES}.{name}]", *written(limits)]
     return "\n".join(lines) + "\n"
@@ -175,7 +181,7 @@ class _Reader:
         for section, content in self._sections():
             known = LIMITS if section.startswith(f"{_PROFILES}.") else _KEYS.get(section)
             if known is None:
-                every = ", ".join([*_KEYS, f"{_PROFILES}.NAME"])
+                every = ", ".join([*_KEYS, f"{_PROFILES}.NAME", f"{SECTION}.kubernetes.CLUSTER", f"{SECTION}.aws"])
                 raise self._error(section, "", "unknown section", remedy=f"known are {every}")
             if not isinstance(content, dict):
                 raise self._error("", section, "is a section", remedy=f"write it as [{section}]")
@@ -206,6 +212,15 @@ class _Reader:
             remedy = f"[keys] type is {key_type}, which new CAs are made with: let the two agree"
             raise self._error(section, "key_types", "the key type of new CAs is not among them", remedy=remedy)
         return limits
+
+    def attestors(self, document: object) -> Attestors:
+        """Return who may be an agent, beside the holders of join tokens."""
+        try:
+            return read_attestors(document)
+        except MeshcaError as error:
+            section, _, key = error.field.rpartition(".")
+            text = str(error).removeprefix(f"{error.field}: ")
+            raise self._error(section or SECTION, key if section else "", text) from error
 
     def _value(self, section: str, key: str) -> Any:
         return self._document.get(section, {}).get(key)

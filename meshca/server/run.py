@@ -39,6 +39,7 @@ from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
 from meshca.server.parts import Condition, Parts
+from meshca.server.proving import methods
 from meshca.server.publication import Publication
 from meshca.server.rotations import Rotations
 from meshca.server.schedule import Schedule
@@ -157,7 +158,8 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
         agents=AgentHub(),
         warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
     )
-    mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, {})
+    offered = methods(house.config.attestors, house.authority.realm.trust_domain, house.clock)
+    mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, offered)
     closing.push_async_callback(_drain, parts, (mesh, admin, remote), (mesh_gate, admin_gate))
     for server, path in ((mesh, home.mesh_inner), (admin, home.admin_inner), (remote, tcp.inner)):
         _bind(server, path)

@@ -11,9 +11,10 @@ import grpc.aio
 from meshca.delivery import workload_api
 from meshca.server.door import Door
 from meshca.server.parts import Parts
+from meshca.server.proving import Method
 from meshca.server.services.admins import AdminService
 from meshca.server.services.agents import AgentsService
-from meshca.server.services.attesting import AttestingService, Method
+from meshca.server.services.attesting import AttestingService
 from meshca.server.services.audits import AuditService
 from meshca.server.services.backups import BackupService
 from meshca.server.services.calls import servicer

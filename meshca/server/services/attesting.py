@@ -10,8 +10,7 @@ Rules kept here (design §7):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from meshca.attest.join import hash_secret
@@ -22,6 +21,7 @@ from meshca.errors import InvalidInputError, MeshcaError, RefusedError, Unavaila
 from meshca.server.door import Call
 from meshca.server.issuance import Order
 from meshca.server.parts import Parts
+from meshca.server.proving import Method, Proven
 from meshca.server.services.calls import Unary
 from meshca.spiffe import reserved
 from meshca.store.agents import AgentRow, Agents
@@ -34,17 +34,6 @@ _LARGEST_PAYLOAD = 64 << 10
 
 class AttestationRefusedError(RefusedError):
     """What was brought proves nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """Who it is, and what is used up by that."""
-
-    agent_id: str
-    token_hash: str = field(default="", repr=False)
-
-
-Method = Callable[[bytes], Awaitable[Proven]]
 
 
 class AttestingService:
@@ -91,9 +80,9 @@ class AttestingService:
             raise InvalidInputError("not offered here", field="method", value=request.method, remedy=f"one of {known}")
         if len(request.payload) > _LARGEST_PAYLOAD:
             raise InvalidInputError(f"more than {_LARGEST_PAYLOAD} bytes", field="payload")
-        return await method(request.payload)
+        return await method(request.payload, request.csr)
 
-    async def _join(self, payload: bytes) -> Proven:
+    async def _join(self, payload: bytes, _: bytes) -> Proven:
         secret_hash = hash_secret(payload)
         agent_id = await asyncio.to_thread(self._agents.token_agent, secret_hash)
         if agent_id is None:

@@ -95,6 +95,8 @@ class HoldingsService:
         """Note what those behind an agent have in force."""
         for one in request.acknowledgements[:_LARGEST_BATCH]:
             holder = agent_holder(call.agent_id, _required_word(one.holder))
+            if one.serial:
+                self._parts.agents.has_leaf(holder, SpiffeId.parse(one.spiffe_id))
             await acknowledge(self._parts, holder, SpiffeId.parse(one.spiffe_id), one.generation, one.serial)
         return pb.AcknowledgeReply()
 
