@@ -22,6 +22,7 @@ import structlog
 from sqlalchemy import select
 
 from meshca.authority.events import Event, JwtTrustChanged, LeafRevoked, Resumed, TrustAlarm, TrustChanged
+from meshca.authority.jwt_trust import JwtTrust
 from meshca.authority.trust import Trust
 from meshca.delivery.desk import Desk
 from meshca.delivery.effects import Connected, Effect, Prepared, effects, prepared
@@ -212,8 +213,7 @@ class State:
             case TrustChanged():
                 self._trust_changed(event.trust, epochs)
             case JwtTrustChanged():
-                if event.trust.generation >= self.snapshot.jwt.generation:
-                    self._put(replace(self.snapshot, jwt=event.trust))
+                self._jwt_trust_changed(event.trust)
             case TrustAlarm():
                 self._metrics.alarms.inc()
 
@@ -228,6 +228,10 @@ class State:
     def _trust_changed(self, trust: Trust, epochs: Mapping[str, int]) -> None:
         if trust.generation >= self.snapshot.trust.generation:
             self._put(replace(self.snapshot, trust=trust, epochs=self._merged(epochs)))
+
+    def _jwt_trust_changed(self, trust: JwtTrust) -> None:
+        if trust.generation >= self.snapshot.jwt.generation:
+            self._put(replace(self.snapshot, jwt=trust))
 
     def _merged(self, epochs: Mapping[str, int]) -> Mapping[str, int]:
         """Return the newest of each epoch: they only grow, so an older reading cannot take one back."""

@@ -16,7 +16,7 @@ from meshca.authority.issuing import SuspendedError
 from meshca.authority.jwt_keys import REFRESHED
 from meshca.authority.jwt_trust import NoSigningKeyError
 from meshca.authority.ports import KeyUnavailableError, Ports, Straggler
-from meshca.authority.records import AuthorityRecord
+from meshca.authority.records import AuthorityRecord, Role
 from meshca.authority.requests import IdentityRefusedError
 from meshca.authority.tokens import IssuedToken, TokenRequest
 from meshca.errors import ConflictError, NotFoundError
@@ -372,6 +372,20 @@ def test_another_replica_takes_over_what_is_in_office() -> None:
     token = realm.token(authority=other)  # it still thinks that the old one signs, until the ledger says no
     assert realm.verify(token).spiffe_id == WEB
     assert other.jwt_keys.trust == realm.authority.jwt_keys.trust
+
+
+def test_of_two_replicas_that_make_the_first_key_one_does() -> None:
+    realm = Realm()
+    other, create = realm.another(), realm.world.keys.create
+
+    def slowly(role: Role, trust_domain: TrustDomain, generation: int) -> FakeSigner:
+        realm.world.keys.create = create  # type: ignore[method-assign]
+        realm.token(authority=other)  # the other is faster
+        return create(role, trust_domain, generation)
+
+    realm.world.keys.create = slowly  # type: ignore[method-assign]
+    assert realm.verify(realm.token()).spiffe_id == WEB
+    assert [record.state for record in realm.world.ledger.jwt_keys()] == ["active"]
 
 
 def test_each_change_is_told_with_its_generation() -> None:
