@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshca.delivery.callers import recognise
@@ -18,7 +18,17 @@ from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
-from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
+from meshca.delivery.ports import (
+    Attestor,
+    Clock,
+    Followed,
+    Issuing,
+    Journal,
+    Leaf,
+    NoTokens,
+    TokenIssuing,
+    not_waited_for,
+)
 from meshca.delivery.progress import ACKNOWLEDGED, REJECTED, WAITING
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
@@ -64,6 +74,8 @@ class Services:
     journal: Journal
     clock: Clock
     chance: Callable[[], float]
+    tokens: TokenIssuing = field(default_factory=NoTokens)
+    followed: Followed = not_waited_for
 
 
 class Desk:
@@ -83,7 +95,9 @@ class Desk:
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
         self._replacing: dict[Holder, str] = {}  # whose leaf was revoked, and its serial
-        workloads = WorkloadServices(services.attestor, self.leaves, services.journal, self._delivered)
+        workloads = WorkloadServices(
+            services.attestor, self.leaves, services.journal, self._delivered, services.tokens, services.followed
+        )
         self.workloads = Workloads(workloads, state_of(snapshot))
 
     async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
@@ -124,7 +138,7 @@ class Desk:
         self.replace_tainted()
         self.generated.forget(change.nodes)
         self.generated.adopt(prepared or {})
-        wake = change.trust or change.thawed or bool(change.suspended or change.resumed)
+        wake = change.trust or change.jwt or change.thawed or bool(change.suspended or change.resumed)
         self.workloads.replace(state_of(snapshot), callers=change.callers, wake=wake)
         for view in self._views():
             view.moved(change, old)

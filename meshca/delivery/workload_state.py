@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 from meshca.attest.process import Process
 from meshca.authority.trust import Trust
 from meshca.delivery.callers import entries_of
 from meshca.delivery.snapshot import Snapshot
+from meshca.spiffe import jwks
 from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.spiffe.jwtsvid import Keys
 
 Identities = Callable[[Process], frozenset[SpiffeId]]
 """Returns the identities that a process is entitled to, suspended ones included."""
@@ -36,6 +38,19 @@ class X509Anchors:
 
 
 @dataclass(frozen=True, slots=True)
+class JwtAnchors:
+    """The JWK sets of trust domains as one generation of our JWT bundle has them; without JWT-SVIDs there is none."""
+
+    generation: int = 0
+    bundles: Mapping[TrustDomain, bytes] = field(default_factory=lambda: _NONE, repr=False)
+
+    @property
+    def keys(self) -> Mapping[TrustDomain, Keys]:
+        """Return the keys that verify tokens, by trust domain, never merged."""
+        return {trust_domain: _keys(bundle) for trust_domain, bundle in self.bundles.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadState:
     """Who may have what, and whom to trust."""
 
@@ -43,12 +58,17 @@ class WorkloadState:
     identities: Identities = field(repr=False)
     suspended: frozenset[SpiffeId]
     anchors: X509Anchors
+    jwt: JwtAnchors = field(default_factory=JwtAnchors)
 
 
 def state_of(snapshot: Snapshot) -> WorkloadState:
     """Return what a server's snapshot means to the Workload API."""
     return WorkloadState(
-        snapshot.trust_domain, partial(_identities, snapshot), snapshot.suspended, anchors_of(snapshot.trust)
+        snapshot.trust_domain,
+        partial(_identities, snapshot),
+        snapshot.suspended,
+        anchors_of(snapshot.trust),
+        JwtAnchors(snapshot.jwt.generation, {snapshot.trust_domain: snapshot.jwt.bundle}),
     )
 
 
@@ -65,6 +85,11 @@ def ders(pem: bytes) -> tuple[bytes, ...]:
         body = block.partition(b"-----\n")[2].partition(_END)[0]
         found.append(base64.b64decode(body))
     return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _keys(bundle: bytes) -> Keys:
+    return MappingProxyType(jwks.parse(bundle))
 
 
 def _identities(snapshot: Snapshot, process: Process) -> frozenset[SpiffeId]:

@@ -50,6 +50,7 @@ from meshca.server.services.meshes import MeshService
 from meshca.server.services.registrations import RegistrationService
 from meshca.server.services.trust import TrustService
 from meshca.server.state import State, first_snapshot, remember_rejections
+from meshca.server.tokens import TokenIssuance
 from meshca.server.warnings import warnings_of
 from meshca.v1 import admin_pb2_grpc
 from meshca.xds.registry import StreamTable
@@ -130,7 +131,10 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     admin_gate = Gate(home.admin_socket, home.admin_inner, _owner_only(home, journal), mode=ADMIN_SOCKET_MODE)
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)
-    desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
+    tokens = TokenIssuance(house.authority, metrics)
+    closing.callback(tokens.close)
+    services = Services(issuance, mesh_gate, journal, house.clock, chance, tokens=tokens, followed=journal.jwt_in_force)
+    desk = Desk(services, snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
     rotations = Rotations(house.authority, journal)

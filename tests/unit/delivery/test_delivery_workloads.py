@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from fakes.delivery_world import Hall, entry, spiffe_id
 
 from meshca.attest.process import AttestationError
 from meshca.authority.freezing import FrozenError
+from meshca.authority.jwt_trust import JwtTrust
 from meshca.authority.records import Freeze
 from meshca.delivery.callers import NotEntitledError
 from meshca.delivery.leaves import Holder
 from meshca.delivery.ports import Leaf
-from meshca.delivery.workloads import NODE_ID, Workload
+from meshca.delivery.workload_call import NODE_ID, Workload
 from meshca.errors import UnauthenticatedError, UnavailableError
 from meshca.spiffe.id import SpiffeId
 
@@ -170,3 +173,98 @@ async def test_a_closed_call_leaves_nothing_behind() -> None:
     assert hall.desk.workloads.reached(1) == (0, 0)
     assert not hall.desk.workloads._open
     assert all(not slot.told for slot in hall.desk.leaves._slots.values())
+
+
+# ---- JWT-SVIDs
+
+
+class Tokens:
+    """Makes tokens that say who asked for what."""
+
+    def __init__(self, made: Callable[[SpiffeId], None] = lambda _: None) -> None:
+        self._made = made
+
+    async def token(self, identity: SpiffeId, audience: tuple[str, ...], requested_by: str) -> str:
+        self._made(identity)
+        return f"{identity.path} {' '.join(audience)} {requested_by}"
+
+    async def ready(self) -> None:
+        return None
+
+
+def _with_tokens(hall: Hall, made: Callable[[SpiffeId], None] = lambda _: None) -> Hall:
+    desk = hall.desk.workloads
+    desk.services = replace(desk.services, tokens=Tokens(made))
+    return hall
+
+
+def _jwt(hall: Hall, generation: int) -> None:
+    hall.change(jwt=JwtTrust(generation))
+
+
+async def test_a_caller_gets_a_token_for_each_identity_or_the_one_it_names() -> None:
+    hall = _with_tokens(Hall(entitled=["front", "back"]))
+    workload = _open(hall)
+    assert [one for one, _ in await workload.tokens("", ("db",))] == [BACK, FRONT]
+    ((identity, text),) = await workload.tokens(str(FRONT), ("db",))
+    assert (identity, text) == (FRONT, f"{FRONT.path} db uid:{os.geteuid()}")
+    with pytest.raises(NotEntitledError):
+        await workload.tokens(str(spiffe_id("alone")), ("db",))
+    assert hall.notes.refusals[-1][1:] == ("deliver", str(spiffe_id("alone")))
+
+
+async def test_a_token_made_for_whom_was_suspended_meanwhile_is_not_given_out() -> None:
+    hall = Hall(entitled=["front", "back"])
+    _with_tokens(hall, lambda identity: hall.change(suspended=frozenset({FRONT})) if identity == FRONT else None)
+    assert [one for one, _ in await _open(hall).tokens("", ("db",))] == [BACK]
+    hall.change(suspended=frozenset())
+    with pytest.raises(NotEntitledError):
+        await _open(hall).tokens(str(FRONT), ("db",))
+
+
+async def test_a_token_is_not_released_to_a_process_that_is_another_by_now() -> None:
+    hall = _with_tokens(Hall(entitled=["front"]))
+    hall.callers["us"] = replace(hall.process(), start_time=1)
+    with pytest.raises(AttestationError):
+        await _open(hall).tokens("", ("db",))
+
+
+async def test_a_process_follows_the_bundle_as_far_as_its_slowest_stream() -> None:
+    hall = _with_tokens(Hall(entitled=["front"]))
+    _jwt(hall, 1)
+    ahead, behind = _open(hall), _open(hall)
+    for workload in (ahead, behind):
+        workload.delivered_bundles(await workload.bundles())
+    _jwt(hall, 2)
+    await asyncio.gather(ahead.next_change(), behind.next_change())
+    ahead.delivered_bundles(await ahead.bundles())
+    assert [generation for generation, _ in hall.notes.jwt.values()] == [1]
+    behind.delivered_bundles(await behind.bundles())
+    assert [generation for generation, _ in hall.notes.jwt.values()] == [2]
+
+
+async def test_who_follows_counts_for_an_hour_and_is_told_of_again_before_it_ends() -> None:
+    hall = _with_tokens(Hall(entitled=["front"]))
+    _jwt(hall, 1)
+    workload = _open(hall)
+    workload.delivered_bundles(await workload.bundles())
+    ((_, until),) = hall.notes.jwt.values()
+    assert until == hall.world.clock.now() + timedelta(hours=1)
+    hall.world.clock.move(timedelta(minutes=29))
+    hall.desk.workloads.tick()
+    assert [end for _, end in hall.notes.jwt.values()] == [until]
+    hall.world.clock.move(timedelta(minutes=2))
+    hall.desk.workloads.tick()
+    assert [end for _, end in hall.notes.jwt.values()] == [hall.world.clock.now() + timedelta(hours=1)]
+
+
+async def test_who_follows_no_more_has_the_time_to_fetch_again_and_who_has_ended_has_none() -> None:
+    hall = _with_tokens(Hall(entitled=["front"]))
+    _jwt(hall, 1)
+    for process, left in ((hall.process(), timedelta(minutes=5)), (replace(hall.process(), start_time=1), timedelta())):
+        hall.callers["us"] = process
+        workload = _open(hall)
+        workload.delivered_bundles(await workload.bundles())
+        hall.notes.jwt.clear()
+        workload.close()
+        assert [end - hall.world.clock.now() for _, end in hall.notes.jwt.values()] == [left]
