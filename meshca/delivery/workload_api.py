@@ -93,7 +93,7 @@ async def _x509_svids(workload: Workload, context: _Context) -> None:
 async def _x509_bundles(workload: Workload, context: _Context) -> None:
     last: Any = None
     while True:
-        workload.require_identities()
+        await workload.require_identities()
         message = _bundles_message(workload.state)
         if message != last:
             last = message
@@ -120,7 +120,7 @@ async def _jwt_svids(request: Any, workload: Workload) -> Any:
 
 
 async def _validated(request: Any, workload: Workload) -> Any:
-    found = workload.verify(request.svid, request.audience)
+    found = await workload.verify(request.svid, request.audience)
     response = pb.ValidateJWTSVIDResponse(spiffe_id=str(found.spiffe_id))
     response.claims.update(found.claims)
     return response
@@ -171,7 +171,7 @@ def _streaming(name: str, workloads: Workloads, serve: _Stream) -> Callable[[Any
     async def call(_: Any, context: _Context) -> None:
         async with _told(name, context):
             _require_header(context)
-            with contextlib.closing(workloads.open(context.peer())) as workload:
+            with contextlib.closing(await workloads.open(context.peer())) as workload:
                 await serve(workload, context)
 
     return call
@@ -181,7 +181,7 @@ def _unary(name: str, workloads: Workloads, answer: _Unary) -> Callable[[Any, _C
     async def call(request: Any, context: _Context) -> Any:
         async with _told(name, context):
             _require_header(context)
-            with contextlib.closing(workloads.open(context.peer())) as workload:
+            with contextlib.closing(await workloads.open(context.peer())) as workload:
                 return await answer(request, workload)
 
     return call

@@ -6,6 +6,7 @@ Rules kept here:
   stream: absence would mean that it was withdrawn.
 - A key or token is released only after caller and process have been looked at again.
 - A token of a suspended identity is not valid, whatever it says.
+- Who the process is may take reading files, so it is found out beside the event loop, and again if that was overtaken.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class Workload:
     default: SpiffeId = _NOBODY
     """The identity that it had last."""
     _entitled: frozenset[SpiffeId] | None = None
+    _moves: int = 0
     _ended: MeshcaError | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _holders: set[Holder] = field(default_factory=set)
@@ -85,7 +87,7 @@ class Workload:
         """Return what is in force."""
         return self._desk.state
 
-    def require_identities(self) -> tuple[SpiffeId, ...]:
+    async def require_identities(self) -> tuple[SpiffeId, ...]:
         """Return what the caller may have now, the default first.
 
         Raises:
@@ -94,7 +96,7 @@ class Workload:
         if self._ended:
             raise self._ended
         try:
-            return self._identities()
+            return await self._identities()
         except MeshcaError as error:
             self._desk.services.journal.refused(self.actor, audit.ATTEST, _SUBJECT, str(error))
             raise
@@ -117,13 +119,13 @@ class Workload:
             MeshcaError: There is none: it may have none, or none can be made.
         """
         self.wants_leaves = True
-        wanted = self.require_identities()
+        wanted = await self.require_identities()
         self._hold(wanted)
         leaves = self._desk.services.leaves
         holders = [Holder(self.process, NODE_ID, spiffe_id) for spiffe_id in wanted]
         found = await asyncio.gather(*(leaves.get(holder) for holder in holders), return_exceptions=True)
         made, why_not = self._made(zip(wanted, found, strict=True))
-        allowed = self.require_identities()  # again, for leaves take their time
+        allowed = await self.require_identities()  # again, for leaves take their time
         require_same(self.process)
         kept = tuple(leaf for leaf in made if leaf.spiffe_id in allowed)
         if not kept:
@@ -143,7 +145,7 @@ class Workload:
             MeshcaError: The caller may have nothing, or there is no key.
         """
         self.follows_jwt = True
-        (self.default, *_) = self.require_identities()
+        (self.default, *_) = await self.require_identities()
         await self._desk.services.tokens.ready()
         return self.state.jwt
 
@@ -158,29 +160,29 @@ class Workload:
         Raises:
             MeshcaError: The caller may not have it, or there is none.
         """
-        identities = self._chosen(wanted)
+        identities = await self._chosen(wanted)
         issue = self._desk.services.tokens.token
         made = await asyncio.gather(*(issue(one, audience, self.actor) for one in identities))
-        allowed = self.require_identities()  # again, for signatures take their time
+        allowed = await self.require_identities()  # again, for signatures take their time
         require_same(self.process)
         if not (kept := [(one, text) for one, text in zip(identities, made, strict=True) if one in allowed]):
             raise self._refused("the identity was withdrawn a moment ago", wanted)
         return kept
 
-    def verify(self, text: str, audience: str) -> Verified:
+    async def verify(self, text: str, audience: str) -> Verified:
         """Say whose token this is, for an audience.
 
         Raises:
             MeshcaError: It is not to be believed, or the caller may not ask.
         """
-        self.require_identities()
+        await self.require_identities()
         found = jwtsvid.verify(text, audience, self.state.jwt.keys, self._desk.services.clock.now())
         if found.spiffe_id in self.state.suspended:
             raise TokenError("its subject is suspended", field="token", value=str(found.spiffe_id))
         return found
 
-    def _chosen(self, wanted: str) -> tuple[SpiffeId, ...]:
-        identities = self.require_identities()
+    async def _chosen(self, wanted: str) -> tuple[SpiffeId, ...]:
+        identities = await self.require_identities()
         if not wanted:
             return identities
         chosen = SpiffeId.parse(wanted)
@@ -195,7 +197,7 @@ class Workload:
     def moved(self, *, callers: bool) -> None:
         """Look again."""
         if callers:
-            self._entitled = None
+            self._entitled, self._moves = None, self._moves + 1
         self._changed.set()
 
     def end(self, error: MeshcaError) -> None:
@@ -208,12 +210,15 @@ class Workload:
         self._hold(())
         self._desk.leave(self)
 
-    def _identities(self) -> tuple[SpiffeId, ...]:
-        if self._entitled is None:
-            self._entitled = self.state.identities(self.process)
-        served = self._entitled - self.state.suspended
+    async def _identities(self) -> tuple[SpiffeId, ...]:
+        while (entitled := self._entitled) is None:
+            moves = self._moves
+            found = await asyncio.to_thread(self.state.identities, self.process)
+            if moves == self._moves:
+                self._entitled = found
+        served = entitled - self.state.suspended
         if not served:
-            reason = "the identity is suspended" if self._entitled else "no identity issued"
+            reason = "the identity is suspended" if entitled else "no identity issued"
             raise NotEntitledError(reason, remedy="see meshca registrations and meshca resume")
         return tuple(sorted(served))
 

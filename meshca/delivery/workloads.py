@@ -62,7 +62,7 @@ class Workloads:
         self._open: dict[Process, set[Workload]] = {}
         self._draining = False
 
-    def open(self, peer: str) -> Workload:
+    async def open(self, peer: str) -> Workload:
         """Open a call.
 
         Raises:
@@ -74,8 +74,12 @@ class Workloads:
         if process is None:
             raise UnauthenticatedError("nobody vouches for this connection")
         workload = Workload(self, process)
-        workload.require_identities()
-        self._open.setdefault(process, set()).add(workload)
+        self._open.setdefault(process, set()).add(workload)  # first, so that it hears of what moves meanwhile
+        try:
+            await workload.require_identities()
+        except BaseException:
+            workload.close()
+            raise
         return workload
 
     def replace(self, state: WorkloadState, *, callers: bool, wake: bool = True) -> None:

@@ -164,8 +164,7 @@ async def test_the_public_client_follows_a_rotation_and_is_waited_for() -> None:
                 wanted = await admin.rotate_authority("jwt")
                 second = await following.next()
                 assert _kids(second) == {wanted, _kid(token.token)} > _kids(first)
-                states = {one.id: one.state for one in (await admin.authorities()).jwt}
-                assert states == {wanted: "prepared", _kid(token.token): "active"}
+                assert {one.id for one in (await admin.authorities()).jwt} == _kids(second)
                 async with asyncio.timeout(20):
                     async for progress in parts.rotations.watch(wanted):
                         assert progress.holders == 1
