@@ -270,6 +270,8 @@ BAD: list[Any] = [
                  f"{POLICY}.validation.trust.acm.certificateAuthorityArns", "at least 1 entries", id="no-ca"),
     pytest.param("virtualNode", client_trust(acm={"certificateAuthorityArns": [f"{ARN}:x"] * 4}),
                  f"{POLICY}.validation.trust.acm.certificateAuthorityArns", "at most 3 entries", id="four-cas"),
+    pytest.param("virtualNode", {"backends": [backend("a.x"), backend("A.X")]}, "spec", "the same backend twice: a.x",
+                 id="backend-case"),
     pytest.param("virtualNode", {"backends": [backend("a"), backend("a")]}, "spec", "the same backend twice: a",
                  id="backend-twice"),
     pytest.param("virtualNode", {"backends": [{}]}, "spec.backends[0]", "virtualService is needed", id="backend-none"),
