@@ -33,6 +33,7 @@ from meshca.xds.source import NodeInfo
 
 _LARGEST_BATCH = 1000
 _MOST_REFUSALS = 100
+_COLONS = agent_holder("", "").count(":")
 _WORD = re.compile(r"[A-Za-z0-9:._-]{1,128}")
 
 
@@ -87,7 +88,9 @@ class HoldingsService:
         issued = iter(await self._parts.issuance.many([order for order in wanted if isinstance(order, Order)]))
         answers = [next(issued) if isinstance(order, Order) else order for order in wanted]
         for order, answer in zip(wanted, answers, strict=True):
-            if isinstance(order, Order) and isinstance(answer, Leaf):
+            # On the Workload API each process acknowledges for itself (its word has colons), and processes are many.
+            shared = isinstance(order, Order) and order.holder.count(":") == _COLONS
+            if isinstance(order, Order) and isinstance(answer, Leaf) and shared:
                 self._parts.desk.behind.setdefault(order.holder, set()).add(order.spiffe_id)
         return pb.SignReply(results=[_result(answer) for answer in answers])
 
