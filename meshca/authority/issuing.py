@@ -120,6 +120,7 @@ class Issuing:
             not_after=min(valid.not_after, end),
             issuer=issuer,
             dns_names=request.dns_names,
+            names_subject=request.names_subject,
         )
 
     def _record_intents(self, slots: Sequence[_Slot], now: datetime) -> None:

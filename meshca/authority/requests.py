@@ -46,6 +46,7 @@ class IssueRequest:
     kind: Kind
     requested_by: str
     dns_names: tuple[str, ...] = ()  # decided before (policy/hostnames.py); the profile must have them, too
+    names_subject: bool = False  # whether the subject says the identity, too
     claim: Claim | None = None  # what is used up by this request
 
 

@@ -18,7 +18,7 @@ import grpc
 
 from meshca.client import convert
 from meshca.client.status import OURS, error_of
-from meshca.client.target import unix_target
+from meshca.client.target import RECONNECTION, unix_target
 from meshca.client.values import (
     AdminIdentity,
     Agent,
@@ -59,11 +59,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 64 << 20),
     # A proxy from the environment has no business on a Unix socket.
     ("grpc.enable_http_proxy", 0),
-    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
-    # How long one attempt may take: a handshake through a tunnel takes longer than a connection to a socket.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    *RECONNECTION,
 ]
 _DEADLINE = 60.0
 # For what reads the whole database.

@@ -16,7 +16,7 @@ import grpc.aio
 
 from meshca.client.convert import moment
 from meshca.client.status import OURS, error_of
-from meshca.client.target import unix_target
+from meshca.client.target import RECONNECTION, unix_target
 from meshca.client.tunnel import Tunnel
 from meshca.errors import MeshcaError, UnavailableError
 from meshca.v1 import agent_pb2 as pb
@@ -27,11 +27,8 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 64 << 20),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    # A server that comes back is found within a second; one that is silently gone, within fifteen.
-    # How long one attempt may take: a handshake through a tunnel takes longer than a connection to a socket.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    *RECONNECTION,
+    # A server that is silently gone is noticed within fifteen seconds.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),

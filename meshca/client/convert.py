@@ -168,7 +168,7 @@ def certificate_record(row: Any) -> values.CertificateRecord:
 
 def authorities(reply: Any) -> values.Authorities:
     """ShowAuthoritiesReply."""
-    kinds = (reply.roots, reply.issuing, reply.intermediates)
+    kinds = (reply.roots, reply.issuing, reply.intermediates, reply.jwt)
     return values.Authorities(*(tuple(map(_authority, kind)) for kind in kinds))
 
 

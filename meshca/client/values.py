@@ -271,6 +271,7 @@ class Authorities:
     roots: tuple[Authority, ...]
     issuing: tuple[Authority, ...]
     intermediates: tuple[Authority, ...] = ()
+    jwt: tuple[Authority, ...] = ()  # keys that sign JWT-SVIDs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from meshca.attest.process import AttestationError, Process, require_same
@@ -21,7 +21,17 @@ from meshca.delivery.effects import Connected, Prepared
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
 from meshca.delivery.peers import AgentPeer, Peer, actor_of, holder_name
-from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
+from meshca.delivery.ports import (
+    Attestor,
+    Clock,
+    Followed,
+    Issuing,
+    Journal,
+    Leaf,
+    NoTokens,
+    TokenIssuing,
+    not_waited_for,
+)
 from meshca.delivery.progress import ACKNOWLEDGED, REJECTED, WAITING
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
@@ -67,6 +77,8 @@ class Services:
     clock: Clock
     chance: Callable[[], float]
     read: Read = selectors
+    tokens: TokenIssuing = field(default_factory=NoTokens)
+    followed: Followed = not_waited_for
 
 
 class Desk:
@@ -90,8 +102,10 @@ class Desk:
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
         self._replacing: dict[Holder, str] = {}  # whose leaf was revoked, and its serial
-        workloads = WorkloadServices(services.attestor, self.leaves, services.journal, self._delivered)
-        self.workloads = Workloads(workloads, state_of(snapshot))
+        workloads = WorkloadServices(
+            services.attestor, self.leaves, services.journal, self._delivered, services.tokens, services.followed
+        )
+        self.workloads = Workloads(workloads, state_of(snapshot, self._read))
 
     async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
         """Open the view of one stream.
@@ -205,8 +219,8 @@ class Desk:
         self.replace_tainted()
         self.generated.forget(change.nodes)
         self.generated.adopt(prepared or {})
-        wake = change.trust or change.thawed or bool(change.suspended or change.resumed)
-        self.workloads.replace(state_of(snapshot), callers=change.callers, wake=wake)
+        wake = change.trust or change.jwt or change.thawed or bool(change.suspended or change.resumed)
+        self.workloads.replace(state_of(snapshot, self._read), callers=change.callers, wake=wake)
         for view in self._views():
             view.moved(change, old)
 

@@ -83,6 +83,11 @@ class Leaves:
         self._slots: dict[Holder, _Slot] = {}
         self._dead: deque[str] = deque(maxlen=_REMEMBERED_DEAD)
 
+    @property
+    def clock(self) -> Clock:
+        """Return where its time comes from."""
+        return self._clock
+
     def attach(self, holder: Holder, told: Told) -> None:
         """Call ``told`` whenever this holder's leaf has been replaced."""
         slot = self._slots.setdefault(holder, _Slot())

@@ -72,6 +72,18 @@ def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLea
             return Wanted(name, _admitted(policy_name, caller, snapshot) - snapshot.suspended)
 
 
+def same_meanings(caller: Caller, old: Snapshot, new: Snapshot) -> bool:
+    """Tell whether no name can stand for anything else, by what ``resolve`` looks at; False where that isn't sure."""
+    node = caller.node
+    return (
+        node is not None
+        and old.suspended == new.suspended
+        # Policies that were made from each other share what is the same.
+        and old.mesh.policy.sides.get(node) is new.mesh.policy.sides.get(node)
+        and old.mesh.mesh_set.find(node) is new.mesh.mesh_set.find(node)
+    )
+
+
 def all_names(caller: Caller, snapshot: Snapshot) -> frozenset[str]:
     """Return all that a caller may see, which is what an empty list in the first request means."""
     found = {names.ROOTCA}

@@ -25,7 +25,7 @@ from meshca.delivery.callers import Caller, NotEntitledError
 from meshca.delivery.contexts import Wanted
 from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
-from meshca.delivery.naming import WantedLeaf, all_names, resolve
+from meshca.delivery.naming import WantedLeaf, all_names, resolve, same_meanings
 from meshca.delivery.peers import Peer, actor_of
 from meshca.delivery.ports import Leaf
 from meshca.delivery.progress import Progress
@@ -35,13 +35,14 @@ from meshca.envoy.names import DEFAULT, SecretNameError, Servers, parse_secret_n
 from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
 from meshca.errors import MeshcaError, RefusedError
 from meshca.spiffe.id import IdentityError, SpiffeId
-from meshca.xds.resource import CDS, LDS, SDS, Resource
+from meshca.xds.resource import ADS_TYPES, CDS, LDS, SDS, Resource
 from meshca.xds.source import Changes, Found, NodeInfo
 
 if TYPE_CHECKING:
     from meshca.delivery.desk import Desk
 
 _OWNED = frozenset({LDS, CDS})
+_GENERATED = ADS_TYPES - {SDS}
 _LONGEST_HOLD = 1.0
 
 
@@ -264,16 +265,17 @@ class LiveView:
             self._looking = asyncio.get_running_loop().create_task(self._look_again())
         elif change.callers and not self._recognised_again():
             return
-        if change.revision and self._caller.node in change.nodes:
-            self._old = self._old or old
-            self.progress.begin(change.revision, self._memory.types)
-            if self.owned and not self._holding:
-                self._holding = True
-                asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
-        mine = self._caller.concerned
-        if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
+        concerned = self._caller.node in change.nodes
+        # A changed route is followed without a look at the secrets: with ten backends these are most of the work.
+        secrets_stay = concerned and same_meanings(self._caller, self._old or old, self._desk.snapshot)
+        if concerned and change.revision:
+            self._follow(change.revision, old, secrets_stay=secrets_stay)
+        touched = not self._caller.concerned.isdisjoint(change.suspended | change.resumed)
+        if touched or (concerned and not secrets_stay):
             self._changes.mark(None)
-        elif change.trust or change.thawed:
+        elif concerned:
+            self._changes.mark(_GENERATED)
+        if change.trust or change.thawed:
             self._changes.mark((SDS,))
         try:
             self._require_served()
@@ -286,6 +288,17 @@ class LiveView:
         self._changes.fail(error)
 
     # ---- inside
+
+    def _follow(self, revision: int, old: Snapshot, *, secrets_stay: bool) -> None:
+        self.progress.begin(revision, self._memory.types)
+        if secrets_stay:
+            self._old = None
+            self.progress.secrets(())
+            return
+        self._old = self._old or old
+        if self.owned and not self._holding:
+            self._holding = True
+            asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
 
     @property
     def _rejecter(self) -> str:

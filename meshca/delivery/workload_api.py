@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from meshca.delivery.ports import Leaf
+from meshca.delivery.workload_call import Workload, X509Material
 from meshca.delivery.workload_state import WorkloadState, ders
-from meshca.delivery.workloads import Workload, Workloads, X509Material
+from meshca.delivery.workloads import Workloads
 from meshca.errors import InvalidInputError, MeshcaError
 from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.spiffe.jwtsvid import audience_of
 from meshca.v1 import workload_pb2 as pb
 from meshca.xds.service import to_status
 
@@ -46,6 +47,11 @@ def handlers(workloads: Workloads) -> grpc.GenericRpcHandler:
     streams = {
         "FetchX509SVID": (_x509_svids, pb.X509SVIDRequest),
         "FetchX509Bundles": (_x509_bundles, pb.X509BundlesRequest),
+        "FetchJWTBundles": (_jwt_bundles, pb.JWTBundlesRequest),
+    }
+    unary = {
+        "FetchJWTSVID": (_jwt_svids, pb.JWTSVIDRequest),
+        "ValidateJWTSVID": (_validated, pb.ValidateJWTSVIDRequest),
     }
     methods = {
         name: grpc.unary_stream_rpc_method_handler(
@@ -54,6 +60,14 @@ def handlers(workloads: Workloads) -> grpc.GenericRpcHandler:
             response_serializer=_serialised,
         )
         for name, (serve, request) in streams.items()
+    }
+    methods |= {
+        name: grpc.unary_unary_rpc_method_handler(
+            _unary(name, workloads, answer),
+            request_deserializer=request.FromString,
+            response_serializer=_serialised,
+        )
+        for name, (answer, request) in unary.items()
     }
     return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -77,19 +91,39 @@ async def _x509_svids(workload: Workload, context: _Context) -> None:
 
 
 async def _x509_bundles(workload: Workload, context: _Context) -> None:
-    await _states(workload, context, _bundles_message)
-
-
-async def _states(workload: Workload, context: _Context, message_of: Callable[[WorkloadState], Any]) -> None:
-    """Send what follows from the state, now and whenever it differs."""
     last: Any = None
     while True:
-        workload.require_identities()
-        message = message_of(workload.state)
+        await workload.require_identities()
+        message = _bundles_message(workload.state)
         if message != last:
             last = message
             await context.write(message)
         await workload.next_change()
+
+
+async def _jwt_bundles(workload: Workload, context: _Context) -> None:
+    last: Mapping[TrustDomain, bytes] | None = None
+    while True:
+        anchors = await workload.bundles()
+        if anchors.bundles != last:
+            last = anchors.bundles
+            await context.write(pb.JWTBundlesResponse(bundles=_by_id(anchors.bundles)))
+        workload.delivered_bundles(anchors)
+        await workload.next_change()
+
+
+async def _jwt_svids(request: Any, workload: Workload) -> Any:
+    found = await workload.tokens(request.spiffe_id, audience_of(request.audience))
+    return pb.JWTSVIDResponse(
+        svids=[pb.JWTSVID(spiffe_id=str(one), svid=text, hint=hint_of(one)) for one, text in found]
+    )
+
+
+async def _validated(request: Any, workload: Workload) -> Any:
+    found = await workload.verify(request.svid, request.audience)
+    response = pb.ValidateJWTSVIDResponse(spiffe_id=str(found.spiffe_id))
+    response.claims.update(found.claims)
+    return response
 
 
 # ---- the messages
@@ -110,11 +144,11 @@ def _svids_message(material: X509Material) -> Any:
 
 
 def _svid_message(leaf: Leaf, bundle: bytes) -> Any:
-    key = load_pem_private_key(leaf.key_pem, None)
+    (key,) = ders(leaf.key_pem)
     return pb.X509SVID(
         spiffe_id=str(leaf.spiffe_id),
         x509_svid=b"".join(ders(leaf.chain_pem)),
-        x509_svid_key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        x509_svid_key=key,
         bundle=bundle,
         hint=hint_of(leaf.spiffe_id),
     )
@@ -137,8 +171,18 @@ def _streaming(name: str, workloads: Workloads, serve: _Stream) -> Callable[[Any
     async def call(_: Any, context: _Context) -> None:
         async with _told(name, context):
             _require_header(context)
-            with contextlib.closing(workloads.open(context.peer())) as workload:
+            with contextlib.closing(await workloads.open(context.peer())) as workload:
                 await serve(workload, context)
+
+    return call
+
+
+def _unary(name: str, workloads: Workloads, answer: _Unary) -> Callable[[Any, _Context], Awaitable[Any]]:
+    async def call(request: Any, context: _Context) -> Any:
+        async with _told(name, context):
+            _require_header(context)
+            with contextlib.closing(await workloads.open(context.peer())) as workload:
+                return await answer(request, workload)
 
     return call
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 from meshca.attest.process import Process
+from meshca.attest.selectors import selectors
 from meshca.authority.trust import Trust
-from meshca.delivery.callers import entries_of
+from meshca.delivery.callers import Read, entries_of
 from meshca.delivery.snapshot import Snapshot
+from meshca.spiffe import jwks
 from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.spiffe.jwtsvid import Keys
 
 Identities = Callable[[Process], frozenset[SpiffeId]]
 """Returns the identities that a process is entitled to, suspended ones included."""
@@ -36,6 +39,19 @@ class X509Anchors:
 
 
 @dataclass(frozen=True, slots=True)
+class JwtAnchors:
+    """The JWK sets of trust domains as one generation of our JWT bundle has them; without JWT-SVIDs there is none."""
+
+    generation: int = 0
+    bundles: Mapping[TrustDomain, bytes] = field(default_factory=lambda: _NONE, repr=False)
+
+    @property
+    def keys(self) -> Mapping[TrustDomain, Keys]:
+        """Return the keys that verify tokens, by trust domain, never merged."""
+        return {trust_domain: _keys(bundle) for trust_domain, bundle in self.bundles.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadState:
     """Who may have what, and whom to trust."""
 
@@ -43,12 +59,17 @@ class WorkloadState:
     identities: Identities = field(repr=False)
     suspended: frozenset[SpiffeId]
     anchors: X509Anchors
+    jwt: JwtAnchors = field(default_factory=JwtAnchors)
 
 
-def state_of(snapshot: Snapshot) -> WorkloadState:
-    """Return what a server's snapshot means to the Workload API."""
+def state_of(snapshot: Snapshot, read: Read = selectors) -> WorkloadState:
+    """Return what a server's snapshot means to the Workload API; ``read`` says what holds for a process."""
     return WorkloadState(
-        snapshot.trust_domain, partial(_identities, snapshot), snapshot.suspended, anchors_of(snapshot.trust)
+        snapshot.trust_domain,
+        partial(_identities, snapshot, read),
+        snapshot.suspended,
+        anchors_of(snapshot.trust),
+        JwtAnchors(snapshot.jwt.generation, {snapshot.trust_domain: snapshot.jwt.bundle}),
     )
 
 
@@ -67,5 +88,10 @@ def ders(pem: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _identities(snapshot: Snapshot, process: Process) -> frozenset[SpiffeId]:
-    return frozenset(entry.spiffe_id for entry in entries_of(process, snapshot))
+@lru_cache(maxsize=64)
+def _keys(bundle: bytes) -> Keys:
+    return MappingProxyType(jwks.parse(bundle))
+
+
+def _identities(snapshot: Snapshot, read: Read, process: Process) -> frozenset[SpiffeId]:
+    return frozenset(entry.spiffe_id for entry in entries_of(process, snapshot, read))

@@ -28,10 +28,11 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "listen": ("grpc", "http"),
     "store": ("url", "retention"),
     "keys": ("root", "issuing", "type"),
-    "authority": ("upstream", "ack_deadline"),
+    "authority": ("upstream", "ack_deadline", "jwt_issuer"),
 }
 _PROFILES = "profiles"
 _LARGEST_FILE = 1 << 20
+_ISSUER = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+){0,8}")
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class Config:
     key_type: str = ""
     upstream: str = ""
     ack_deadline: timedelta | None = None
+    jwt_issuer: str = ""  # by which readers of OpenID Connect know us; empty: none do
     profiles: Configured = field(default_factory=dict)
     attestors: Attestors = NOBODY
 
@@ -138,6 +140,7 @@ def parse_config(text: str, name: str) -> Config:
         key_type=key_type,
         upstream=reader.upstream(),
         ack_deadline=reader.duration("authority", "ack_deadline"),
+        jwt_issuer=reader.jwt_issuer(),
         attestors=reader.attestors(attest),
         profiles=reader.profiles(dict.fromkeys(("root", "issuing"), key_type or KEY_TYPES[0])),
     )
@@ -158,6 +161,7 @@ def write_config(config: Config) -> str:
     authority = [f"upstream = {_quoted(config.upstream)}"] if config.upstream else []
     if config.ack_deadline:
         authority.append(f"ack_deadline = {_quoted(format_duration(config.ack_deadline))}")
+    authority += [f"jwt_issuer = {_quoted(config.jwt_issuer)}"] if config.jwt_issuer else []
     lines += ["", "[authority]", *authority] if authority else []
     lines += written_attestors(config.attestors)
     for name, limits in config.profiles.items():
@@ -249,6 +253,9 @@ class _Reader:
         self._read("authority", "upstream", lambda text: parse_upstream(text, "upstream"))
         return self.text("authority", "upstream")
 
+    def jwt_issuer(self) -> str:
+        return self._read("authority", "jwt_issuer", _require_issuer) or ""
+
     def key_type(self) -> str:
         return self._read("keys", "type", lambda text: require_key_type(text, "type")) or ""
 
@@ -284,6 +291,18 @@ class _Reader:
             elif at in {section, ""} and _is_key(line, section, key):
                 return number
         return found
+
+
+def _require_issuer(text: str) -> str:
+    """Return the URL of an issuer (OpenID Connect Discovery §3: https, without query and fragment)."""
+    if not _ISSUER.fullmatch(text):
+        raise ConfigError(
+            "not the URL of an issuer (OpenID Connect Discovery §3)",
+            field="jwt_issuer",
+            value=text,
+            remedy="write it like https://oidc.example.com, without a final slash",
+        )
+    return text
 
 
 def _is_key(line: str, section: str, key: str) -> bool:

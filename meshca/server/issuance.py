@@ -211,6 +211,7 @@ def _prepared(order: Order, key_type: str) -> _Prepared | MeshcaError:
         order.kind,
         order.requested_by,
         dns_names=names,
+        names_subject=key.names_subject,
         claim=Claim(order.token_hash, hashlib.sha256(key.spki).hexdigest()) if order.token_hash else None,
     )
     return _Prepared(request, key_pem)

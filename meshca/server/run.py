@@ -46,6 +46,7 @@ from meshca.server.schedule import Schedule
 from meshca.server.serving import admin_server, mesh_server, tcp_server
 from meshca.server.state import State, first_snapshot, remember_rejections
 from meshca.server.tcp import tcp_side
+from meshca.server.tokens import TokenIssuance
 from meshca.server.warnings import warnings_of
 from meshca.xds.registry import StreamTable
 
@@ -131,7 +132,10 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
     admin_gate = Gate(home.admin_socket, home.admin_inner, _owner_only(home, journal), mode=ADMIN_SOCKET_MODE)
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)
-    desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
+    tokens = TokenIssuance(house.authority, metrics)
+    closing.callback(tokens.close)
+    services = Services(issuance, mesh_gate, journal, house.clock, chance, tokens=tokens, followed=journal.jwt_in_force)
+    desk = Desk(services, snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
     tcp = tcp_side(house, issuance, journal, listener)

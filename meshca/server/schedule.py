@@ -84,6 +84,7 @@ class Schedule:
 
     async def _leaves(self) -> None:
         self._parts.desk.leaves.tick()
+        self._parts.desk.workloads.tick()
         self._parts.desk.replace_tainted()
 
     async def _key_stores(self) -> None:
@@ -105,6 +106,7 @@ class Schedule:
         house, now = self._parts.house, self._parts.house.clock.now()
         retention, before = Retention(house.store), now - house.config.retention
         await asyncio.to_thread(house.acknowledgements.forget, before, now)
+        await asyncio.to_thread(house.jwt_holders.forget, now)
         for _ in range(_BATCHES):
             if await asyncio.to_thread(retention.archive, before, now) < retention.batch:
                 return

@@ -170,7 +170,7 @@ class Subscription:
         return {} if self.flight.last_nonce else {name: version for name, (version, _) in self._client.items()}
 
     def offer(self, found: Mapping[str, Resource], nacked: Collection[str]) -> Accepted | None:
-        """Take an answer to ``ask``; return what the client had already when it came.
+        """Take an answer to ``ask``; return what the client has of it: it will not be asked to accept that again.
 
         ``nacked`` are the digests this node has rejected, on whatever stream.
         """
@@ -181,12 +181,20 @@ class Subscription:
         if self._careful:
             self._inherit(found)
         if self.flight.last_nonce:
-            return None
+            return self._kept(found)
         had = {name: r for name, r in found.items() if self._client.get(name) == (r.version, "")}
         confirmed = {name: r for name, r in had.items() if not self.doubt.concerns(r)}
         for name, resource in confirmed.items():
             self._client[name] = (resource.version, resource.digest)
         return Accepted(confirmed, self._version()) if confirmed else None
+
+    def _kept(self, found: Mapping[str, Resource]) -> Accepted | None:
+        """Return what the client has from earlier, as where a change is undone before it has let go of the old."""
+        if self._careful or self._full_set:
+            return None
+        unsure = self._asked | self.doubt.names | self.flight.names
+        kept = {n: r for n, r in found.items() if n not in unsure and self._client.get(n) == (r.version, r.digest)}
+        return Accepted(kept, self._version()) if kept else None
 
     def _inherit(self, found: Mapping[str, Resource]) -> None:
         for name, resource in found.items():

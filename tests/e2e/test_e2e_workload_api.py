@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from harness.world import TRUST_DOMAIN, World, eventually, mesh, node, spiffe
 from spiffe import TrustDomain, WorkloadApiClient
+from spiffe.workloadapi.errors import ValidateJwtSvidError
 from spiffe.workloadapi.x509_context import X509Context
 
 
@@ -82,7 +86,37 @@ def _shake_hands(client: Follower, server: Follower) -> str:
             open_sides.remove(side)
     certificate = ours.getpeercert()
     assert certificate is not None
-    return str(dict(certificate["subjectAltName"])["URI"])
+    names = certificate["subjectAltName"]
+    assert isinstance(names, tuple)
+    return str(dict(names)["URI"])  # type: ignore[arg-type]
+
+
+def _await_another_issuer(first: Follower, second: Follower, old: bytes) -> None:
+    eventually(lambda: first.issuer == second.issuer != old, what="a leaf of the new CA")
+
+
+def test_the_key_of_tokens_is_replaced_and_tainted_by_the_command_line(make_world: Callable[..., World]) -> None:
+    world = make_world("--lifetimes", "root=5m,issuing=60s,leaf=20s").start()  # published for 5 s before it signs
+    world.apply(mesh(), node("web"))
+    world.register("web", os.getuid())
+    client = WorkloadApiClient(f"unix://{world.home / 'run/meshca.sock'}", default_timeout=20)
+    try:
+        before = client.fetch_jwt_svid({"db"})
+        rotated = world.run("rotate", "jwt", "--wait", "-o", "json")
+        assert rotated.json["state"] == "active"
+        assert f"JWT signing key {rotated.json['id']}: active" in rotated.err
+        client.validate_jwt_svid(before.token, "db")
+        shown = {key["id"]: key["state"] for key in world.run("ca", "show", "-o", "json").json["jwt"]}
+        assert (shown.pop(rotated.json["id"]), list(shown.values())) == ("active", ["old"])
+        assert "jwt" in world.run("ca", "show").out
+        (old,) = shown
+        assert world.run("ca", "taint", old, "-o", "json").json == {"tainted": [old]}
+        with pytest.raises(ValidateJwtSvidError):
+            client.validate_jwt_svid(before.token, "db")
+        keys = json.loads(world.run("bundle", "--format", "spiffe").out)["keys"]
+        assert [key["kid"] for key in keys if key["use"] == "jwt-svid"] == [rotated.json["id"]]
+    finally:
+        client.close()
 
 
 def test_no_handshake_fails_while_leaf_issuing_ca_and_root_rotate(world: World) -> None:
@@ -110,7 +144,7 @@ def test_no_handshake_fails_while_leaf_issuing_ca_and_root_rotate(world: World) 
         for role in ("issuing", "root"):
             world.run("rotate", role, "--wait")
             world.run("rotate", "leaf", "web")
-            eventually(lambda: first.issuer == second.issuer != old, what=f"a leaf of the new {role} CA")
+            _await_another_issuer(first, second, old)
             old = first.issuer
         assert (first.roots, second.roots) == (2, 2)
     finally:

@@ -36,6 +36,30 @@ class Workload:
         """Open FetchX509Bundles."""
         return self._following("FetchX509Bundles", pb.X509BundlesRequest(), pb.X509BundlesResponse, header)
 
+    def jwt_bundles(self, header: Sequence[tuple[str, str]] = HEADER) -> Following:
+        """Open FetchJWTBundles."""
+        return self._following("FetchJWTBundles", pb.JWTBundlesRequest(), pb.JWTBundlesResponse, header)
+
+    async def tokens(
+        self, *audience: str, spiffe_id: str = "", header: Sequence[tuple[str, str]] = HEADER
+    ) -> list[Any]:
+        """Call FetchJWTSVID."""
+        request = pb.JWTSVIDRequest(audience=audience, spiffe_id=spiffe_id)
+        return list((await self._call("FetchJWTSVID", request, pb.JWTSVIDResponse, header)).svids)
+
+    async def validate(self, token: str, audience: str, header: Sequence[tuple[str, str]] = HEADER) -> Any:
+        """Call ValidateJWTSVID."""
+        request = pb.ValidateJWTSVIDRequest(audience=audience, svid=token)
+        return await self._call("ValidateJWTSVID", request, pb.ValidateJWTSVIDResponse, header)
+
+    async def _call(self, name: str, request: Any, response: Any, header: Sequence[tuple[str, str]]) -> Any:
+        method = self._channel.unary_unary(
+            f"/SpiffeWorkloadAPI/{name}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        return await method(request, metadata=header, timeout=10)
+
     def _following(self, name: str, request: Any, response: Any, header: Sequence[tuple[str, str]]) -> Following:
         method = self._channel.unary_stream(
             f"/SpiffeWorkloadAPI/{name}",

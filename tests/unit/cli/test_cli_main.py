@@ -49,8 +49,9 @@ def test_exactly_the_commands_of_this_release_are_offered() -> None:
     assert found == {
         "init", "serve", "status", "demo", "apply", "validate", "get", "delete", "can", "register", "registrations",
         "unregister", "admin add", "issue", "freeze", "unfreeze", "drop", "certs", "verify", "revoke", "resume",
-        "rotate leaf", "rotate issuing", "rotate root", "ca show", "ca taint", "ca csr", "ca import", "bundle",
-        "keys rewrap", "agent", "token", "agents", "evict", "endpoint add", "endpoint list", "endpoint remove",
+        "rotate leaf", "rotate issuing", "rotate root", "rotate jwt", "ca show", "ca taint", "ca csr",
+        "ca import", "bundle", "keys rewrap", "agent", "token", "agents", "evict", "endpoint add", "endpoint list",
+        "endpoint remove",
         "envoy bootstrap", "envoy inspect", "envoy list", "envoy render", "audit tail", "audit verify", "audit export",
         "backup", "restore", "db check", "db upgrade",
     }  # fmt: skip

@@ -29,6 +29,7 @@ def findings(plan: LeafPlan, tbs: bytes) -> list[str]:
         ({"not_after": NOW.replace(microsecond=0) + HOUR + SECOND}, ["times_are_the_planned"]),
         ({"spiffe_id": SpiffeId.parse("spiffe://m.test/admin")}, ["extensions_are_those_of_the_profile"]),
         ({"dns_names": ("a.test",)}, ["extensions_are_those_of_the_profile"]),
+        ({"names_subject": True}, ["subject_is_the_planned", "extensions_are_those_of_the_profile"]),
         ({"spki": spki(new_key())}, ["key_is_the_planned", "extensions_are_those_of_the_profile"]),
         ({"issuer": root().issuer}, ["issuer_is_the_issuers_subject", "extensions_are_those_of_the_profile"]),
     ],
