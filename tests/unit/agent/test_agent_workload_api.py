@@ -6,10 +6,13 @@ import asyncio
 import os
 
 import grpc
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 from fakes.agent_world import eventually, shop_behind_an_agent
 from fakes.server_world import FRONT_ID
-from fakes.workload_client import Workload, certificates
+from fakes.workload_client import Workload, certificates, public_client
+
+from meshca.errors import RefusedError
 
 HERE = f"unix:uid:{os.getuid()}"
 
@@ -54,3 +57,28 @@ async def test_who_is_not_behind_the_agent_gets_nothing() -> None:
         async with Workload(host.socket) as workload:
             code, _ = await workload.x509().end()
         assert code is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_workload_gets_tokens_that_the_server_signs_and_the_agent_validates() -> None:
+    async with shop_behind_an_agent() as (_, admin, host):
+        await admin.register("front", [HERE], parent="host1")
+        await eventually(lambda: host.desk.rights.registrations)
+        with public_client(host.socket) as client:
+            token = await asyncio.to_thread(client.fetch_jwt_svid, {"db"})
+            assert str(token.spiffe_id) == FRONT_ID
+            await eventually(lambda: host.desk.holdings.jwt_bundle)
+            valid = await asyncio.to_thread(client.validate_jwt_svid, token.token, "db")
+            assert str(valid.spiffe_id) == FRONT_ID
+            bundles = await asyncio.to_thread(client.fetch_jwt_bundles)
+            assert len(bundles.bundles) == 1
+        issued = [record for record in await admin.audit_tail(50) if record.action == "issue-jwt"]
+        assert [(record.actor, record.outcome) for record in issued] == [("agent:host1", "ok")]
+
+
+async def test_an_agent_gets_no_token_for_an_identity_that_is_not_behind_it() -> None:
+    async with shop_behind_an_agent() as (_, admin, host):
+        await admin.register("front", [HERE], parent="host2")
+        with pytest.raises(RefusedError, match="has the agent host1 as its parent"):
+            await host.api.token(FRONT_ID, ["db"])
+        refused = [record for record in await admin.audit_tail(50) if record.outcome == "refused"]
+        assert [(record.actor, record.subject) for record in refused] == [("agent:host1", FRONT_ID)]
