@@ -25,9 +25,9 @@ from meshca.attest.selectors import is_slow
 from meshca.client.agent import Holdings
 from meshca.client.delta import DeltaStream
 from meshca.delivery.leaves import Leaves
-from meshca.delivery.ports import Attestor, Clock, Issuing
+from meshca.delivery.ports import Attestor, Clock, Issuing, TokenIssuing
 from meshca.delivery.rejections import Rejections
-from meshca.delivery.workload_state import WorkloadState, X509Anchors, ders
+from meshca.delivery.workload_state import JwtAnchors, WorkloadState, X509Anchors, ders
 from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.envoy.placement import METADATA_KEY
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
@@ -50,6 +50,7 @@ class Services:
     clock: Clock
     chance: Callable[[], float]
     open_stream: OpenStream
+    tokens: TokenIssuing
 
 
 class AgentDesk:
@@ -68,7 +69,14 @@ class AgentDesk:
         self._views: set[LocalView] = set()
         self._draining = False
         self._closing: list[Callable[[], Awaitable[object]]] = []
-        workloads = WorkloadServices(services.attestor, self.leaves, services.journal, services.journal.has_leaf)
+        workloads = WorkloadServices(
+            services.attestor,
+            self.leaves,
+            services.journal,
+            services.journal.has_leaf,
+            tokens=services.tokens,
+            followed=services.journal.follows,
+        )
         self.workloads = Workloads(workloads, self._workload_state())
 
     @property
@@ -125,7 +133,7 @@ class AgentDesk:
         self.replace_tainted()
         callers = (holdings.holdings, holdings.trust_domain) != (before.holdings, before.trust_domain)
         wake = bool(fresh) or (holdings.suspended, holdings.frozen) != (before.suspended, before.frozen)
-        trust = (holdings.generation, holdings.bundle, holdings.crl) != (before.generation, before.bundle, before.crl)
+        trust = _anchors(holdings) != _anchors(before)
         self.workloads.replace(self._workload_state(), callers=callers, wake=wake or trust)
         for view in tuple(self._views) if callers or wake else ():
             view.moved(wake=wake)
@@ -180,4 +188,10 @@ class AgentDesk:
     def _workload_state(self) -> WorkloadState:
         holdings = self.holdings
         anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl))
-        return WorkloadState(self.rights.trust_domain, self.rights.identities, self.rights.suspended, anchors)
+        trust_domain = self.rights.trust_domain
+        jwt = JwtAnchors(holdings.jwt_generation, {trust_domain: holdings.jwt_bundle} if holdings.jwt_bundle else {})
+        return WorkloadState(trust_domain, self.rights.identities, self.rights.suspended, anchors, jwt)
+
+
+def _anchors(holdings: Holdings) -> tuple[object, ...]:
+    return holdings.generation, holdings.bundle, holdings.crl, holdings.jwt_generation, holdings.jwt_bundle
