@@ -17,6 +17,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 _IN_CI = os.environ.get("CI", "").lower() == "true"
 
 
+# Files are handed out whole: those that take minutes come first, or the last of them would be waited for alone.
+_LONGEST = (
+    "test_contract_faults.py",
+    "test_e2e_rotation.py",
+    "test_e2e_upstreams.py",
+    "test_e2e_expired.py",
+    "test_e2e_clock.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long they take: the longest, what runs whole worlds, the rest."""
+    longest = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: (longest.get(item.path.name, len(longest)), "e2e" not in item.path.parts))
+
+
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if _IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"

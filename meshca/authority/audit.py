@@ -16,6 +16,7 @@ FAILED = "failed"
 # Actions. Rooms above add theirs (apply, register, …) here, so that one list names all that can stand in the log.
 INIT = "init"
 ISSUE = "issue"
+ISSUE_JWT = "issue-jwt"
 REVOKE = "revoke"
 SUSPEND = "suspend"
 RESUME = "resume"
@@ -40,6 +41,10 @@ DELIVER = "deliver"
 ARCHIVE = "archive"
 BACKUP = "backup"
 RESTORE = "restore"
+CALL = "call"
+ADD_ADMIN = "add-admin"
+CREATE_JOIN = "create-join-token"
+EVICT = "evict-agent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from meshca.authority.ceremony import Ceremony
 from meshca.authority.events import Problem, Subscriber, Subscribers, TrustAlarm, TrustChanged
 from meshca.authority.freezing import Freezing
 from meshca.authority.issuing import Issuing
+from meshca.authority.jwt_keys import JwtKeys
 from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.ports import Ledger, Ports
 from meshca.authority.problems import Problems
@@ -32,6 +33,7 @@ from meshca.authority.revoking import Revoked, Revoking
 from meshca.authority.rotation import Rotation
 from meshca.authority.slots import Pace
 from meshca.authority.succession import Succession
+from meshca.authority.tokens import Tokens
 from meshca.authority.trust import Trust
 from meshca.authority.upstreams import Known, NoUpstream, Upstream, foreign_in_use, is_settled, newer_crls
 from meshca.errors import ConflictError, MeshcaError, NotFoundError
@@ -57,6 +59,7 @@ class Settings:
     profiles: Mapping[str, Profile] | None = None  # where those of the realm are narrower by configuration
     ack_deadline: timedelta | None = None  # None: half of the time from activation to expiry
     upstream: Upstream = field(default_factory=NoUpstream)  # where issuing CAs are certified if the root isn't ours
+    jwt_issuer: str = ""  # the URL by which readers of OpenID Connect know us; empty: none do
 
 
 DEFAULTS = Settings()
@@ -100,6 +103,15 @@ class Authority:
         self.succession = Succession(rotation, self._problems, self._one_publication, self._adopt)
         self.ceremony = Ceremony(self.succession)
         self._upstream = settings.upstream
+        self.jwt_keys = JwtKeys(
+            ports,
+            self._realm.trust_domain,
+            rotation.pace,
+            self._problems,
+            self._subscribers.emit,
+            eager=bool(settings.jwt_issuer),
+        )
+        self.tokens = Tokens(ports, self.jwt_keys, settings.jwt_issuer)
 
     @property
     def realm(self) -> Realm:
@@ -139,6 +151,7 @@ class Authority:
         now = self._clock.now()
         self._tell_losses(losses(self._ledger.authorities(), self._ledger.lapsed(now), now))
         self.succession.settle()
+        self.jwt_keys.advance()
         pending = self._ledger.certificates(CertificateFilter(at=now, status="pending"))
         unfinished = tuple(record for record in pending if record.not_after > now)
         if unfinished:

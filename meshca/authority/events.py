@@ -12,6 +12,7 @@ from datetime import datetime
 
 import structlog
 
+from meshca.authority.jwt_trust import JwtTrust
 from meshca.authority.trust import Trust
 from meshca.spiffe.id import SpiffeId
 
@@ -24,6 +25,13 @@ class TrustChanged:
 
     trust: Trust
     listed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class JwtTrustChanged:
+    """Everybody is to be given these keys of JWT-SVIDs."""
+
+    trust: JwtTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Problem:
     reason: str
 
 
-Event = TrustChanged | LeafRevoked | Resumed | TrustAlarm
+Event = TrustChanged | JwtTrustChanged | LeafRevoked | Resumed | TrustAlarm
 Subscriber = Callable[[Event], None]
 
 

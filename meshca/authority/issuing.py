@@ -43,6 +43,10 @@ class SuspendedError(RefusedError):
     """The identity is suspended."""
 
 
+class UsedUpError(RefusedError):
+    """What the request rests on is used up, or over."""
+
+
 class RevokedBeforeReleaseError(RefusedError):
     """The certificate was revoked, its CA put out of office, or issuance frozen, before it was released."""
 
@@ -116,6 +120,7 @@ class Issuing:
             not_after=min(valid.not_after, end),
             issuer=issuer,
             dns_names=request.dns_names,
+            names_subject=request.names_subject,
         )
 
     def _record_intents(self, slots: Sequence[_Slot], now: datetime) -> None:
@@ -140,6 +145,12 @@ class Issuing:
                 return FrozenError(freeze)
             if intent.spiffe_id in suspended:
                 return _suspended(intent.spiffe_id)
+            if intent.claim is not None:
+                return UsedUpError(
+                    "the token was used already, or its time is over",
+                    field="token",
+                    remedy="make a new one with `meshca token AGENT`; who used it stands in `meshca audit tail`",
+                )
             return NoActiveAuthorityError(
                 "the issuing CA has been replaced meanwhile", value=intent.issuer_id, remedy="ask again in a moment"
             )
@@ -188,6 +199,7 @@ def _intent(slot: _Slot, now: datetime) -> Intent:
         kind=request.kind,
         requested_by=request.requested_by,
         created_at=now,
+        claim=request.claim,
     )
 
 

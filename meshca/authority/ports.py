@@ -103,6 +103,14 @@ class Keys(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a first certificate rests on: a join token (its hash, hex), and the key that came with it (hash, hex)."""
+
+    secret_hash: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """A certificate that is about to be signed."""
 
@@ -116,6 +124,7 @@ class Intent:
     kind: str
     requested_by: str
     created_at: datetime
+    claim: Claim | None = None  # used up by the statement that writes the intent, or there is no intent
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +244,13 @@ class Ledger(Protocol):
         """
 
     def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
-        """Make the activation of a prepared CA due at this time; False, with nothing written, when it is already."""
+        """Make the activation of a prepared CA or signing key due at this time.
+
+        False, with nothing written, when it is already.
+        """
 
     def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
-        """Mark the CAs that are in use as believed stolen; returns those that were not yet.
+        """Mark the CAs and signing keys that are in use as believed stolen; returns those that were not yet.
 
         Of the entries those are written whose subject is one of these.
         """
@@ -252,7 +264,8 @@ class Ledger(Protocol):
     def record_intents(self, intents: Sequence[Intent]) -> list[bool]:
         """Write the intents as ``pending``; False for each whose identity is suspended, for all while frozen.
 
-        False as well where the CA has been removed, or is tainted and ``old``. All of it is checked by the same
+        False as well where the CA has been removed, or is tainted and ``old``, and where what the intent claims is used
+        up or over; it is used up with the intent, in the same transaction. All of it is checked by the same
         statement that inserts (INSERT … WHERE NOT EXISTS …).
         """
 
@@ -328,6 +341,26 @@ class Ledger(Protocol):
     def keep_request(self, request: CaRequest, audit: AuditEntry) -> bool:
         """Keep a request in the place of one that was answered; False, with nothing written, while one is pending."""
 
+    def jwt_keys(self) -> list[AuthorityRecord]:
+        """Return every key that signs or has signed JWT-SVIDs, in whatever state, oldest generation first."""
+
+    def jwt_generation(self) -> int:
+        """Return how often the JWT bundle has changed."""
+
+    def change_jwt_keys(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
+        """Change signing keys and make the next generation of the JWT bundle, all or nothing.
+
+        Raises:
+            ConflictError: As of ``change_trust``.
+        """
+
+    def admit_token(self, spiffe_id: SpiffeId, key_id: str, audit: AuditEntry) -> bool:
+        """Write the entry of a token that is to be answered.
+
+        False, with nothing written, where its identity is suspended, its key is not active or is tainted, or issuance
+        is frozen.
+        """
+
     def latest_crls(self) -> dict[str, Crl]:
         """Return the newest CRL of each issuer, by CA id."""
 
@@ -344,6 +377,28 @@ class Ledger(Protocol):
         """Append entries that come with no change, such as refusals."""
 
 
+class JwtHolders(Protocol):
+    """Who follows the JWT bundle. Whoever fetched it once, or over HTTP, is not waited for: they fetch again."""
+
+    def behind(self, generation: int, at: datetime) -> Sequence[Straggler]:
+        """Return who follows it at this time and has not been given this generation."""
+
+    def holders(self, at: datetime) -> int:
+        """Return how many follow it at this time."""
+
+
+class NoJwtHolders:
+    """Nobody follows the JWT bundle."""
+
+    def behind(self, generation: int, at: datetime) -> Sequence[Straggler]:
+        """Return nobody."""
+        return ()
+
+    def holders(self, at: datetime) -> int:
+        """Return none."""
+        return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All that an authority asks of others."""
@@ -353,3 +408,4 @@ class Ports:
     keys: Keys
     clock: Clock
     entropy: Entropy
+    jwt_holders: JwtHolders = field(default_factory=NoJwtHolders)

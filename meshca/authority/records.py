@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from meshca.authority.lifetimes import Lifetimes
 from meshca.spiffe.id import SpiffeId, TrustDomain
 
-Role = Literal["root", "intermediate", "issuing"]
+Role = Literal["root", "intermediate", "issuing", "jwt"]
 AuthorityState = Literal["prepared", "active", "old", "removed"]
 CertificateState = Literal["pending", "issued", "abandoned"]
 CertificateStatus = Literal["valid", "revoked", "expired", "pending", "abandoned"]
@@ -24,6 +24,7 @@ CertificateStatus = Literal["valid", "revoked", "expired", "pending", "abandoned
 ROOT: Role = "root"
 INTERMEDIATE: Role = "intermediate"
 ISSUING: Role = "issuing"
+JWT: Role = "jwt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,11 @@ class Freeze:
 
 @dataclass(frozen=True, slots=True)
 class AuthorityRecord:
-    """A root, an issuing CA, or an upstream's CA between the two.
+    """A root, an issuing CA, or an upstream's CA between the two; or a key that signs JWT-SVIDs, which has a slot, too.
 
     ``generation`` is the trust generation that first carried it. A CA without ``key_ref`` is an upstream's: its key
-    isn't ours, and its CRLs come from there.
+    isn't ours, and its CRLs come from there. Of a key that is no CA's there is ``spki`` in place of a certificate, and
+    ``generation`` counts the changes of the JWT bundle.
     """
 
     id: str
@@ -66,6 +68,7 @@ class AuthorityRecord:
     activated_at: datetime | None = None
     retired_at: datetime | None = None  # since when it is old
     tainted_at: datetime | None = None  # since when it is believed stolen
+    spki: bytes = field(default=b"", repr=False)
 
     @property
     def is_ours(self) -> bool:

@@ -12,22 +12,23 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Literal
 
+from meshca.authority.ports import Claim
 from meshca.errors import InvalidInputError, MeshcaError, RefusedError
 from meshca.spiffe.bundle import pem
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.spiffe.reserved import is_reserved, nobody
 from meshca.x509.checked import Certificate
 from meshca.x509.issuer import CaCertificate
-from meshca.x509.profiles import ADMIN, SERVER, SVID, Profile
+from meshca.x509.profiles import ADMIN, AGENT, SERVER, SVID, Profile
 
-Kind = Literal["stream", "file", "server", "admin"]
+Kind = Literal["stream", "file", "server", "admin", "agent"]
 
 # Holders of files that were written once: nobody renews them, so no rotation waits for them (design §7).
 ISSUED_ONCE = "issue"
 DROP_ONCE = "drop-once:"
 
 _SECOND = timedelta(seconds=1)
-_PROFILE_OF: dict[Kind, Profile] = {"stream": SVID, "file": SVID, "server": SERVER, "admin": ADMIN}
+_PROFILE_OF: dict[Kind, Profile] = {"stream": SVID, "file": SVID, "server": SERVER, "admin": ADMIN, "agent": AGENT}
 
 
 class IdentityRefusedError(RefusedError):
@@ -45,6 +46,8 @@ class IssueRequest:
     kind: Kind
     requested_by: str
     dns_names: tuple[str, ...] = ()  # decided before (policy/hostnames.py); the profile must have them, too
+    names_subject: bool = False  # whether the subject says the identity, too
+    claim: Claim | None = None  # what is used up by this request
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ class Rotation:
             case Prepare():
                 change, ca_id = self._prepare(step, records, generation, now)
             case Activate():
-                change, ca_id = _activate(step, records, generation, now), step.prepared.id
+                change, ca_id = activation(step, records, generation, now), step.prepared.id
             case Remove():
                 change, ca_id = self._remove(step, records, generation, now), step.record.id
         latest = self.ports.ledger.latest_crls()
@@ -217,7 +217,7 @@ def _moved(record: AuthorityRecord, move: Move) -> AuthorityRecord:
     return replace(record, state=move.after)
 
 
-def _activate(step: Activate, records: Sequence[AuthorityRecord], generation: int, now: datetime) -> TrustChange:
+def activation(step: Activate, records: Sequence[AuthorityRecord], generation: int, now: datetime) -> TrustChange:
     """Return the change that lets a prepared CA sign, together with those of an upstream above it."""
     entering = [step.prepared, *(one for one in _above(step.prepared, records) if one.state == "prepared")]
     roles = {record.role for record in entering}
@@ -286,9 +286,9 @@ def _entry(step: Step, ca_id: str, generation: int, actor: str) -> AuditEntry:
         case Prepare(role=role, activate_at=activate_at, why=why):
             what = f"{role} CA prepared, {why}; activation due {activate_at.isoformat(timespec='seconds')}"
         case Activate(prepared=prepared, left_behind=behind):
-            what = f"{prepared.role} CA activated{_named(behind)}"
+            what = f"{prepared.role} CA activated{named(behind)}"
         case Remove(record=record, why=why, left_behind=behind):
-            what = f"{record.role} CA removed, {why}{_named(behind)}"
+            what = f"{record.role} CA removed, {why}{named(behind)}"
     return AuditEntry(audit.ROTATE, ca_id, audit.OK, f"{what}; trust generation {generation}", actor)
 
 
@@ -301,7 +301,8 @@ def _others(change: TrustChange, ca_id: str, records: Iterable[AuthorityRecord],
             yield AuditEntry(audit.ROTATE, move.id, audit.OK, what, actor)
 
 
-def _named(behind: Sequence[Straggler]) -> str:
+def named(behind: Sequence[Straggler]) -> str:
+    """Return who was left behind, as the end of a sentence."""
     if not behind:
         return ""
     more = f" and {len(behind) - _NAMED} more" if len(behind) > _NAMED else ""

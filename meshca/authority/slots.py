@@ -1,6 +1,7 @@
 """Which step each slot of trust takes next: a function of the CAs, the time, and who has acknowledged what.
 
-There is one slot for the root and one for the issuing CA. What is in a slot goes prepared → active → old → removed.
+There is one slot for the root, one for the issuing CA, and one for the key that signs JWT-SVIDs. What is in a slot goes
+prepared → active → old → removed.
 
 Rules (design §7):
 - A CA is prepared at half life of the active one and activated at 5/6 of that life, or one child life before its end,
@@ -12,6 +13,7 @@ Rules (design §7):
 - A slot moves one step at a time, whatever the clock did; an expired root is never replaced without a command, nor
   is one that an operator brought.
 - An upstream's root comes and goes with the issuing CAs below it; past its end the upstream is asked for another.
+- A signing key is no CA, but waits and goes in the same way: its children are tokens, which live five minutes at most.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import Protocol
 from meshca.authority.certify import is_brought, issuer_of
 from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.ports import Straggler
-from meshca.authority.records import ISSUING, ROOT, AuthorityRecord, AuthorityState, Role
+from meshca.authority.records import ISSUING, JWT, ROOT, AuthorityRecord, AuthorityState, Role
+from meshca.spiffe.jwtsvid import LONGEST_LIFE
 from meshca.x509.plan import BACKDATING
 
 GRACE = timedelta(seconds=60)
@@ -97,7 +100,8 @@ class Pace:
             return due
         patience = max((active.not_after - due) / 2, timedelta(0)) if self.ack_deadline is None else self.ack_deadline
         if active.tainted_at is not None:
-            patience = min(patience, self.lifetimes.leaf / 2)
+            # Whoever has a signing key is anybody until it is gone, and no handshake waits for its successor.
+            patience = min(patience, GRACE if prepared.role == JWT else self.lifetimes.leaf / 2)
         return due + patience
 
     def removed_by(self, old: AuthorityRecord, idle_since: datetime) -> datetime:
@@ -189,10 +193,20 @@ def _activate(role: Role, slots: Slots, pace: Pace, observed: Observed) -> Activ
 
 def _prepare(role: Role, slots: Slots, pace: Pace, *, wanted: bool) -> Prepare | None:
     active = slots.one(role, "active")
-    if active is None or slots.one(role, "prepared") is not None:
+    if slots.one(role, "prepared") is not None:
+        return None
+    if role == JWT:
+        return _prepare_key(active, slots, pace, wanted=wanted)
+    if active is None:
         return None
     prepare = _prepare_root if role == ROOT else _prepare_issuing
     return prepare(active, slots, pace, wanted=wanted)
+
+
+def _prepare_key(active: AuthorityRecord | None, slots: Slots, pace: Pace, *, wanted: bool) -> Prepare | None:
+    if active is None or active.not_after <= slots.now:
+        return Prepare(JWT, slots.now, "none signs now")
+    return _prepare_successor(active, slots, pace, wanted=wanted)
 
 
 def _prepare_issuing(active: AuthorityRecord, slots: Slots, pace: Pace, *, wanted: bool) -> Prepare | None:
@@ -235,9 +249,20 @@ def _remove_old(role: Role, slots: Slots, pace: Pace, observed: Observed) -> Rem
         if role == ISSUING:
             if (found := _remove_old_issuing(record, slots.now, pace, observed)) is not None:
                 return found
+        elif role == JWT:
+            if (gone := _remove_old_key(record, slots.now)) is not None:
+                return gone
         elif not slots.children(record):
             return Remove(record, "no CA below it is left")
     return None
+
+
+def _remove_old_key(old: AuthorityRecord, now: datetime) -> Remove | None:
+    """A token is answered only while its key is active, so that the last one ends a life after that."""
+    if old.tainted_at is not None:
+        return Remove(old, "tainted")
+    last = (old.retired_at or old.not_before) + LONGEST_LIFE
+    return Remove(old, "its last token has expired") if now >= last + GRACE else None
 
 
 def _remove_old_issuing(old: AuthorityRecord, now: datetime, pace: Pace, observed: Observed) -> Remove | None:

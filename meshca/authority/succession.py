@@ -120,6 +120,14 @@ class Succession:
         record = next((one for one in slots.records if one.id == ca_id), None)
         if record is None:
             raise NotFoundError("no CA in use has this id", field="ID", value=ca_id, remedy="see meshca ca show")
+        return self._progress(record, slots)
+
+    def progresses(self) -> list[Progress]:
+        """Return how far each CA in use has come, all at one moment: one may leave between two questions."""
+        slots = self._slots()
+        return [self._progress(record, slots) for record in slots.records]
+
+    def _progress(self, record: AuthorityRecord, slots: Slots) -> Progress:
         return Progress(record, self.rotation.ports.acknowledgements.holders(slots.now), *self._awaited(record, slots))
 
     def newest_below(self, ca_id: str) -> AuthorityRecord | None:

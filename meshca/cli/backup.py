@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshca.cli.command import Command, Settings, connect, may_open, pass_settings
+from meshca.cli.command import Command, Settings, connect, has_server, pass_settings
 from meshca.cli.output import rfc3339, show, warn
 from meshca.client.values import BackupSummary
 from meshca.errors import ConflictError, UnavailableError
@@ -40,7 +40,7 @@ def backup_command(settings: Settings, file: Path, passphrase_file: Path | None)
     """
     if file.exists():
         raise ConflictError("there is a file already; it is not replaced", field="FILE", value=str(file))
-    running = may_open(settings.admin_socket)
+    running = has_server(settings)
     pieces = _of_server(settings, passphrase_file) if running else _of_home(settings, passphrase_file)
     summary, size = _write(file, pieces)
     warnings = _warnings(summary, settings.home / "passphrase")

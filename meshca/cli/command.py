@@ -2,8 +2,8 @@
 
 The rules this module keeps:
 - Every command takes `-o table|json|yaml`, because the class adds it and not the author.
-- A local server is found through `<home>/run/admin.sock` and in no other way; when that does not work the error says
-  what to do.
+- A local server is found through `<home>/run/admin.sock` and in no other way, one over TCP by `--server` with the
+  identity of an admin; when that does not work the error says what to do.
 - Nothing heavy is imported before a command runs.
 """
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
     from meshca.client.admin import AdminClient
 
+# What works on a home or a local socket, and means nothing elsewhere.
+_LOCAL = frozenset({"init", "serve", "restore", "db", "demo", "keys", "drop"})
 OUTPUT_FORMS = ("table", "json", "yaml")
 
 
 class Settings:
     """What stands before the command on the line, and what the command says about itself."""
 
-    def __init__(self, home: str = "~/.meshca", server: str | None = None) -> None:
+    def __init__(self, home: str = "~/.meshca", server: str | None = None, identity: str | None = None) -> None:
         self.server = server
+        self._identity = identity
         self.output = "table"
         self.error_code = 1
         self._home = home
@@ -40,6 +43,23 @@ class Settings:
         from pathlib import Path
 
         return Path(self._home).expanduser().absolute()
+
+    @property
+    def identity(self) -> Path:
+        """The folder of the identity to call a server over TCP with.
+
+        Raises:
+            InvalidInputError: Nobody said which.
+        """
+        from pathlib import Path
+
+        if self._identity is None:
+            raise InvalidInputError(
+                "a server over TCP needs to know who is calling",
+                field="--identity",
+                remedy="give the folder that `meshca admin add NAME --out DIR` has made, or MESHCA_ADMIN_DIR",
+            )
+        return Path(self._identity).expanduser()
 
     @property
     def admin_socket(self) -> Path:
@@ -72,15 +92,15 @@ class Command(click.Command):
         )
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, unless it was meant for a remote server."""
+        """Run the command, unless it is for a home and was meant for a server over TCP."""
         settings = ctx.ensure_object(Settings)
         settings.error_code = self.error_code
-        if settings.server is not None:
+        if settings.server is not None and not _LOCAL.isdisjoint(ctx.command_path.split()):
             raise InvalidInputError(
-                "a server over TCP comes with the agent, in a later release",
+                "this command works on the server's host only",
                 field="--server",
                 value=settings.server,
-                remedy="run the command on the server's host, with --home",
+                remedy="run it there, with --home",
             )
         return super().invoke(ctx)
 
@@ -102,11 +122,17 @@ pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[AdminClient]:
-    """Open the local server's admin API for the length of a `with`.
+    """Open the admin API of the local server, or of the one over TCP, for the length of a `with`.
 
     Raises:
-        UnavailableError: no server runs there, or this user may not open its socket.
+        MeshcaError: no server runs there, this user may not open its socket, or has no identity for one over TCP.
     """
+    if settings.server is not None:
+        from meshca.cli.remote import remote_client
+
+        with remote_client(settings.server, settings.identity) as client:
+            yield client
+        return
     require_running(settings)
     from meshca.client.admin import AdminClient
 
@@ -139,6 +165,11 @@ def require_running(settings: Settings) -> None:
         ) from error
     except OSError as error:
         raise UnavailableError(f"no server is running in {settings.home}", remedy=f"start it with {start}") from error
+
+
+def has_server(settings: Settings) -> bool:
+    """Say whether there is a server to ask: one over TCP that was named, or one that answers this user."""
+    return settings.server is not None or may_open(settings.admin_socket)
 
 
 def may_open(path: Path) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from meshca.cli.command import Settings, connect, may_open
+from meshca.cli.command import Settings, connect, has_server
 from meshca.cli.output import note
 from meshca.client.values import Resource
 from meshca.errors import MeshcaError, RefusedError
@@ -43,7 +43,7 @@ def inspected(settings: Settings, asked: Asked) -> dict[str, Any]:
     try:
         resources = _over_ads(settings, node_id, asked)
     except RefusedError as error:
-        if not may_open(settings.admin_socket):
+        if not has_server(settings):
             raise
         note(f"not entitled to {node_id} ({error}): this is what the server says it would send, by the admin API")
         with connect(settings) as client:
@@ -63,7 +63,7 @@ def document(resources: Sequence[Resource]) -> dict[str, Any]:
 
 
 def _node_id(settings: Settings, node: str) -> str:
-    if may_open(settings.admin_socket):
+    if has_server(settings):
         with connect(settings) as client:
             return client.resolve(node).node_id
     from meshca.client.sds import selection

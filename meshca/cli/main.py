@@ -50,6 +50,11 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "register": Entry("registration", "Entitle processes to the identity of NODE."),
         "registrations": Entry("registration", "List the registrations."),
         "unregister": Entry("registration", "Remove one registration."),
+        "agent": Entry("agent", "Run a node agent in the foreground."),
+        "token": Entry("agents", "Let AGENT join, once."),
+        "agents": Entry("agents", "List the node agents."),
+        "evict": Entry("agents", "Trust AGENT, and what it holds, no longer."),
+        "admin": Entry("admin", "Let people call the server over TCP."),
     },
     "Certificates": {
         "issue": Entry("issue", "Issue one certificate as files."),
@@ -135,12 +140,13 @@ def _failure(ctx: click.Context, message: str) -> click.ClickException:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option("--home", envvar="MESHCA_HOME", default="~/.meshca", show_default=True, metavar="DIR", help="The home.")
-@click.option("--server", metavar="ADDR", help="A remote server (comes with the agent, in a later release).")
+@click.option("--server", envvar="MESHCA_SERVER", metavar="ADDR", help="A server over TCP, host:port.")
+@click.option("--identity", envvar="MESHCA_ADMIN_DIR", metavar="DIR", help="Who to be there, from `admin add`.")
 @click.version_option(__version__, prog_name="meshca")
 @click.pass_context
-def cli(ctx: click.Context, home: str, server: str | None) -> None:
+def cli(ctx: click.Context, home: str, server: str | None, identity: str | None) -> None:
     """Certificate authority and Envoy secrets service for meshes described in AWS App Mesh's vocabulary."""
-    ctx.obj = Settings(home=home, server=server)
+    ctx.obj = Settings(home=home, server=server, identity=identity)
 
 
 def main() -> None:

@@ -52,4 +52,5 @@ def _document(registration: Registration) -> dict[str, object]:
         "id": registration.id,
         "spiffe_id": registration.spiffe_id,
         "selectors": list(registration.selectors),
+        **({"parent": registration.parent} if registration.parent else {}),
     }

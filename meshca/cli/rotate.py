@@ -56,6 +56,18 @@ def root_command(settings: Settings, wait: bool) -> None:
     _rotate(settings, "root", wait=wait)
 
 
+@rotate_command.command("jwt", short_help="Replace the key that signs JWT-SVIDs.")
+@_wait
+@pass_settings
+def jwt_command(settings: Settings, wait: bool) -> None:
+    """Replace the key that signs JWT-SVIDs.
+
+    It is in the bundle now, and signs once everybody who follows the bundle was given it and those who fetch it over
+    HTTP have had the time to (5 minutes). The old one goes when its last token has expired.
+    """
+    _rotate(settings, "jwt", wait=wait)
+
+
 def _rotate(settings: Settings, role: str, *, wait: bool) -> None:
     with connect(settings) as client:
         ca_id = client.rotate_authority(role)
@@ -89,7 +101,7 @@ def _followed(steps: Iterable[RotationProgress]) -> RotationProgress | None:
 
 def _draw(bars: Progress, tasks: dict[str, TaskID], step: RotationProgress) -> None:
     if step.id not in tasks:
-        tasks[step.id] = bars.add_task(f"{step.role} CA {step.id}", total=step.holders, who="")
+        tasks[step.id] = bars.add_task(_called(step), total=step.holders, who="")
     waiting = step.waiting_for if step.state == "prepared" else ()
     bars.update(tasks[step.id], total=step.holders, completed=step.holders - len(waiting), who=_said(step))
 
@@ -97,8 +109,12 @@ def _draw(bars: Progress, tasks: dict[str, TaskID], step: RotationProgress) -> N
 def _noted(steps: Iterable[RotationProgress]) -> RotationProgress | None:
     last: RotationProgress | None = None
     for last in steps:
-        note(f"{last.role} CA {last.id}: {_said(last)}")
+        note(f"{_called(last)}: {_said(last)}")
     return last
+
+
+def _called(step: RotationProgress) -> str:
+    return f"JWT signing key {step.id}" if step.role == "jwt" else f"{step.role} CA {step.id}"
 
 
 def _said(step: RotationProgress) -> str:

@@ -33,7 +33,7 @@ _SECRET_FIELD = re.compile(r"pass(word|phrase)|token|secret|private|credential",
 
 
 @click.command("serve", cls=Command, short_help="Run the server in the foreground.")
-@click.option("--grpc", metavar="ADDR", help="Where the API listens on TCP; nothing does before the agent's release.")
+@click.option("--grpc", metavar="ADDR", help="Where agents and remote admins connect (mTLS); port 0: any.")
 @click.option("--http", metavar="ADDR", help="Where /healthz, /metrics, /crl and /bundle listen; port 0: any.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), metavar="F", help="File with the keys' passphrase.")
 @pass_settings
@@ -55,7 +55,9 @@ def serve_command(settings: Settings, grpc: str | None, http: str | None, passph
     log_to_stderr()
 
     def ready(parts: Parts) -> None:
-        document = {"state": "ready", "grpc": None, "http": parts.condition.http, "socket": str(home.mesh_socket)}
+        condition = parts.condition
+        addresses = {"grpc": condition.grpc, "http": condition.http, "socket": str(home.mesh_socket)}
+        document = {"state": "ready", **addresses}
         if settings.output != "table":
             show_event(settings.output, document, "")
 

@@ -25,7 +25,7 @@ from meshca.cli.applying import (
     progress_text,
     rejected,
 )
-from meshca.cli.command import Command, Settings, connect, may_open, pass_settings
+from meshca.cli.command import Command, Settings, connect, has_server, pass_settings
 from meshca.cli.output import note, show
 from meshca.client.values import Applied
 
@@ -89,7 +89,7 @@ def validate_command(settings: Settings, /, **options: Any) -> None:
     """
     with _refusals_shown(settings):
         parsed = _read(options)
-        if may_open(settings.admin_socket):
+        if has_server(settings):
             with connect(settings) as client:
                 found = [*client.apply(_envelopes(parsed), dry_run=True, prune=options["prune"]).warnings]
             said = parsed.findings

@@ -32,12 +32,22 @@ def show_command(settings: Settings) -> None:
     """
     with connect(settings) as client:
         found = client.authorities()
-    kinds = {"root": found.roots, "intermediate": found.intermediates, "issuing": found.issuing}
+    kinds = {
+        "root": found.roots,
+        "intermediate": found.intermediates,
+        "issuing": found.issuing,
+        "jwt": found.jwt,
+    }
     if settings.output == "table":
         rows = [{"role": role, **_document(one)} for role, some in kinds.items() for one in some]
         show(settings.output, rows, columns=_COLUMNS)
     else:
-        names = {"roots": found.roots, "issuing": found.issuing, "intermediates": found.intermediates}
+        names = {
+            "roots": found.roots,
+            "issuing": found.issuing,
+            "intermediates": found.intermediates,
+            "jwt": found.jwt,
+        }
         show(settings.output, {name: list(map(_document, some)) for name, some in names.items()})
 
 
@@ -46,6 +56,9 @@ def show_command(settings: Settings) -> None:
 @pass_settings
 def taint_command(settings: Settings, ca_id: str) -> None:
     """Say that the key of the CA with this ID is believed stolen: it is replaced, with all below it, at once.
+
+    ID may be that of a key that signs JWT-SVIDs: it signs nothing more, and is out of the bundle once its successor
+    signs, at the latest after a minute.
 
     Leaves are issued anew in batches. It is taken out of trust as soon as every holder has another leaf, at the latest
     after half of a leaf's life: whoever has not come back by then is refused until it does.
@@ -119,7 +132,7 @@ def _read(file: Path, what: str) -> bytes:
 @click.option("--format", "form", type=click.Choice(("pem", "spiffe", "jwks")), default="pem", show_default=True)
 @pass_settings
 def bundle_command(settings: Settings, form: str) -> None:
-    """Print the trust bundle: the roots."""
+    """Print the trust bundle: the roots, and in the forms of JSON the keys that sign JWT-SVIDs."""
     with connect(settings) as client:
         bundle = client.bundle(form).decode()
     show(settings.output, {"bundle": bundle} if form == "pem" else json.loads(bundle), text=bundle)

@@ -18,8 +18,10 @@ import grpc
 
 from meshca.client import convert
 from meshca.client.status import OURS, error_of
-from meshca.client.target import unix_target
+from meshca.client.target import RECONNECTION, unix_target
 from meshca.client.values import (
+    AdminIdentity,
+    Agent,
     Applied,
     AuditRecord,
     AuditVerification,
@@ -33,6 +35,7 @@ from meshca.client.values import (
     Endpoint,
     Envelope,
     EnvoyProgress,
+    Evicted,
     ImportedChain,
     Issued,
     KeptCheckpoints,
@@ -44,6 +47,7 @@ from meshca.client.values import (
     SigningRequest,
     Status,
     Stream,
+    Token,
     Trust,
 )
 from meshca.errors import MeshcaError, UnavailableError
@@ -55,10 +59,7 @@ _OPTIONS = [
     ("grpc.max_send_message_length", 64 << 20),
     # A proxy from the environment has no business on a Unix socket.
     ("grpc.enable_http_proxy", 0),
-    # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    *RECONNECTION,
 ]
 _DEADLINE = 60.0
 # For what reads the whole database.
@@ -66,10 +67,18 @@ _LONG = 3600.0
 
 
 class AdminClient:
-    """A connection to one server's ``run/admin.sock``."""
+    """A connection to one server's ``run/admin.sock``, or to a socket that leads to it (``client/remote.py``)."""
 
-    def __init__(self, socket_path: str | Path, *, deadline: float = _DEADLINE) -> None:
+    def __init__(
+        self,
+        socket_path: str | Path,
+        *,
+        deadline: float = _DEADLINE,
+        trouble: Callable[[], MeshcaError | None] = lambda: None,
+    ) -> None:
+        """Connect; ``trouble`` says why a socket that leads further does not."""
         self._path = Path(socket_path).absolute()
+        self._trouble = trouble
         self._deadline = deadline
         self._channel = grpc.insecure_channel(unix_target(self._path), options=_OPTIONS)
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
@@ -280,6 +289,37 @@ class AdminClient:
         """Return all that a node's Envoy would be sent; ``placement`` is the JSON of ``node.metadata.meshca``."""
         return convert.rendered(self._call(self._stub.Render, pb.RenderRequest(node=node, placement=placement)))
 
+    # ---- administrators
+
+    def add_admin(self, name: str, role: str, csr: bytes, ttl: timedelta | None = None) -> AdminIdentity:
+        """Let somebody call over TCP; the CSR's key becomes theirs."""
+        request = pb.AddAdminRequest(name=name, role=role, csr=csr)
+        if ttl is not None:
+            request.ttl.FromTimedelta(ttl)
+        return convert.admin_identity(self._call(self._stub.AddAdmin, request))
+
+    def renew_admin(self, csr: bytes) -> AdminIdentity:
+        """Have the certificate that this client calls with followed by one for another key."""
+        return convert.admin_identity(self._call(self._stub.RenewAdmin, pb.RenewAdminRequest(csr=csr)))
+
+    # ---- agents
+
+    def create_token(self, agent: str, ttl: timedelta | None = None) -> Token:
+        """Return what an agent may join with, once."""
+        request = pb.CreateTokenRequest(agent=agent)
+        if ttl is not None:
+            request.ttl.FromTimedelta(ttl)
+        return convert.token(self._call(self._stub.CreateToken, request))
+
+    def agents(self) -> list[Agent]:
+        """Return all agents that have attested."""
+        return [convert.agent(row) for row in self._call(self._stub.ListAgents, pb.ListAgentsRequest()).agents]
+
+    def evict(self, agent: str) -> Evicted:
+        """Suspend an agent, and revoke what it and the workloads behind it hold."""
+        reply = self._call(self._stub.EvictAgent, pb.EvictAgentRequest(agent=agent))
+        return Evicted(reply.spiffe_id, tuple(reply.revoked))
+
     # ---- audit
 
     def audit_tail(self, count: int = 50) -> list[AuditRecord]:
@@ -328,6 +368,8 @@ class AdminClient:
     def _ours(self, error: grpc.RpcError) -> MeshcaError:
         call: Any = error
         if call.code() is grpc.StatusCode.UNAVAILABLE and not _says_ours(call):
+            if (trouble := self._trouble()) is not None:
+                return trouble
             return UnavailableError(
                 f"no server answers at {self._path}", remedy="start one with `meshca serve`, or give its --home"
             )

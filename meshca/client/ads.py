@@ -21,11 +21,11 @@ from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import json_format
 
 from meshca.client.status import OURS, error_of
-from meshca.client.target import unix_target
+from meshca.client.target import RECONNECTION, unix_target
 from meshca.client.values import Resource
 from meshca.errors import MeshcaError, UnavailableError
 
-_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 256 << 20)]
+_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 256 << 20), *RECONNECTION]
 _PATIENCE = 5.0
 
 

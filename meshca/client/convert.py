@@ -80,13 +80,39 @@ def signing_result(result: Any) -> values.Issued | MeshcaError:
     """SigningResult: a certificate, or why there is none."""
     if result.WhichOneof("result") == "failure":
         return error_of(result.failure.code, result.failure.message)
-    found = result.certificate
+    return _issued(result.certificate)
+
+
+def _issued(found: Any) -> values.Issued:
     return values.Issued(
         serial=found.serial,
         spiffe_id=found.spiffe_id,
         not_before=moment(found.not_before),
         not_after=moment(found.not_after),
         chain=found.chain,
+    )
+
+
+def admin_identity(reply: Any) -> values.AdminIdentity:
+    """AddAdminReply."""
+    return values.AdminIdentity(_issued(reply.certificate), reply.bundle, reply.role)
+
+
+def token(reply: Any) -> values.Token:
+    """CreateTokenReply."""
+    return values.Token(reply.token, reply.spiffe_id, moment(reply.expires))
+
+
+def agent(row: Any) -> values.Agent:
+    """AgentRecord."""
+    return values.Agent(
+        id=row.id,
+        spiffe_id=row.spiffe_id,
+        state=row.state,
+        method=row.method,
+        attested_at=moment(row.attested_at),
+        not_after=moment(row.not_after),
+        registrations=row.registrations,
     )
 
 
@@ -142,7 +168,7 @@ def certificate_record(row: Any) -> values.CertificateRecord:
 
 def authorities(reply: Any) -> values.Authorities:
     """ShowAuthoritiesReply."""
-    kinds = (reply.roots, reply.issuing, reply.intermediates)
+    kinds = (reply.roots, reply.issuing, reply.intermediates, reply.jwt)
     return values.Authorities(*(tuple(map(_authority, kind)) for kind in kinds))
 
 

@@ -22,17 +22,14 @@ from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 
 from meshca.client.status import OURS, error_of
-from meshca.client.target import unix_target
+from meshca.client.target import RECONNECTION, unix_target
 from meshca.errors import InvalidInputError, UnavailableError
 
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type URL
 _OPTIONS = [
     # A proxy from the environment has no business on a Unix socket.
     ("grpc.enable_http_proxy", 0),
-    # The caller's pace is the pace: by default a channel refuses to try for up to two minutes after a failure.
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    *RECONNECTION,
 ]
 DEFAULT_NAME = "default"
 ROOTS_NAME = "ROOTCA"

@@ -159,6 +159,45 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminIdentity:
+    """A remote administrator's certificate, the roots (PEM), and what the administrator may do."""
+
+    issued: Issued
+    bundle: bytes = field(repr=False)
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What an agent may join with, once."""
+
+    text: str = field(repr=False)
+    spiffe_id: str
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A node agent: connected, attested, expired or evicted."""
+
+    id: str
+    spiffe_id: str
+    state: str
+    method: str
+    attested_at: datetime
+    not_after: datetime
+    registrations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """An agent that was suspended, and what was revoked with it."""
+
+    spiffe_id: str
+    revoked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     """What a revocation did, and how many Envoys know."""
 
@@ -232,6 +271,7 @@ class Authorities:
     roots: tuple[Authority, ...]
     issuing: tuple[Authority, ...]
     intermediates: tuple[Authority, ...] = ()
+    jwt: tuple[Authority, ...] = ()  # keys that sign JWT-SVIDs
 
 
 @dataclass(frozen=True, slots=True)

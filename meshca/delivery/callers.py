@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from meshca.attest.process import Process
 from meshca.attest.selectors import selectors
+from meshca.delivery.peers import AgentPeer, Peer, actor_of
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import RefusedError
 from meshca.mesh.model import ObjectKey
@@ -36,9 +37,9 @@ class Undecided(RefusedError):  # noqa: N818 - a state of a caller first, an err
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An attested process, the identities it may have, and the one that its stream is about."""
+    """An attested process or agent, the identities it may have, and the one that its stream is about."""
 
-    process: Process
+    process: Peer
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
     node: ObjectKey | None
@@ -48,7 +49,19 @@ class Caller:
     @property
     def actor(self) -> str:
         """Return how audit and log call it."""
-        return f"uid:{self.process.uid}"
+        return actor_of(self.process)
+
+    @property
+    def concerned(self) -> frozenset[SpiffeId]:
+        """Return the identities on which depends what its stream is sent."""
+        if self.makes_keys and self.selected is not None:
+            return frozenset({self.selected})
+        return self.entitled
+
+    @property
+    def makes_keys(self) -> bool:
+        """Whether it has its keys made elsewhere, and is given none."""
+        return isinstance(self.process, AgentPeer)
 
     def require_selected(self) -> tuple[SpiffeId, ObjectKey]:
         """Return the selected identity and its node.
@@ -77,18 +90,65 @@ def recognise(process: Process, node_id: str, snapshot: Snapshot, read: Read = s
         NotEntitledError: It is nobody we know, or it claims to be somebody else.
         AttestationError: It is no longer the process that connected.
     """
-    identities = snapshot.mesh.identities
-    entries = entitled(read(process, snapshot.registrations), snapshot.registrations)
-    allowed = frozenset(entry.spiffe_id for entry in entries if identities.holder(entry.spiffe_id))
-    if not allowed:
+    entries = entries_of(process, snapshot, read)
+    selected = _selected(node_id, entries, snapshot)
+    allowed = frozenset(entry.spiffe_id for entry in entries)
+    more = any(selector.type not in {UID, GID} for entry in entries for selector in entry.selectors)
+    return Caller(process, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None, more)
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The registrations of an agent, of identities that an applied mesh has, and these identities."""
+
+    entries: tuple[Registration, ...]
+    identities: frozenset[SpiffeId]
+
+
+def behind(agent: AgentPeer, snapshot: Snapshot) -> Behind:
+    """Return who may be behind an agent."""
+    found = snapshot.registrations_of(agent.agent_id)
+    entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
+    return Behind(entries, frozenset(entry.spiffe_id for entry in entries))
+
+
+def recognise_agent(agent: AgentPeer, node_id: str, snapshot: Snapshot, found: Behind) -> Caller:
+    """Say for whom an agent speaks on a stream, given its ``node.id`` and who may be behind it.
+
+    Raises:
+        NotEntitledError: Nobody is behind it, or not the one it claims to speak for.
+    """
+    if not found.entries:
+        raise NotEntitledError(
+            f"no registration has the agent {agent.agent_id} as its parent",
+            remedy=f"meshca register NODE --selector S --parent {agent.agent_id}",
+        )
+    named = parse_node_id(node_id)
+    wanted = snapshot.mesh.identities.of_node(named) if named else None
+    # The many streams of an agent each name their own: only the others are looked at one by one.
+    selected = wanted if wanted in found.identities else _selected(node_id, found.entries, snapshot)
+    holder = snapshot.mesh.identities.holder(selected) if selected else None
+    return Caller(agent, found.identities, selected, holder)
+
+
+def entries_of(process: Process, snapshot: Snapshot, read: Read = selectors) -> tuple[Registration, ...]:
+    """Return the registrations that a process of this host satisfies, of identities that an applied mesh has.
+
+    Those of an agent's are for processes of its host, and none of ours.
+
+    Raises:
+        NotEntitledError: There is none.
+        AttestationError: It is no longer the process that connected.
+    """
+    registrations = snapshot.registrations_of("")
+    found = entitled(read(process, registrations), registrations)
+    entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
+    if not entries:
         raise NotEntitledError(
             f"no registration entitles uid {process.uid}, gid {process.gid}",
             remedy=f"meshca register NODE --selector unix:uid:{process.uid}",
         )
-    entries = tuple(entry for entry in entries if entry.spiffe_id in allowed)
-    selected = _selected(node_id, entries, snapshot)
-    more = any(selector.type not in {UID, GID} for entry in entries for selector in entry.selectors)
-    return Caller(process, allowed, selected, identities.holder(selected) if selected else None, more)
+    return entries
 
 
 def _selected(node_id: str, entries: tuple[Registration, ...], snapshot: Snapshot) -> SpiffeId | None:

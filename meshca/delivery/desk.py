@@ -9,27 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from meshca.attest.process import AttestationError, require_same
+from meshca.attest.process import AttestationError, Process, require_same
 from meshca.attest.selectors import is_slow, selectors
-from meshca.delivery.callers import Caller, Read, recognise
+from meshca.delivery.callers import Behind, Caller, Read, behind, recognise, recognise_agent
 from meshca.delivery.contexts import Contexts
 from meshca.delivery.difference import difference
 from meshca.delivery.effects import Connected, Prepared
 from meshca.delivery.generated import Generated
 from meshca.delivery.leaves import Holder, Leaves
-from meshca.delivery.ports import Attestor, Clock, Issuing, Journal, Leaf
+from meshca.delivery.peers import AgentPeer, Peer, actor_of, holder_name
+from meshca.delivery.ports import (
+    Attestor,
+    Clock,
+    Followed,
+    Issuing,
+    Journal,
+    Leaf,
+    NoTokens,
+    TokenIssuing,
+    not_waited_for,
+)
 from meshca.delivery.progress import ACKNOWLEDGED, REJECTED, WAITING
 from meshca.delivery.rejections import Rejections
 from meshca.delivery.snapshot import Snapshot
+from meshca.delivery.workload_state import state_of
+from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.errors import MeshcaError, RefusedError, UnauthenticatedError, UnavailableError
 from meshca.spiffe.id import SpiffeId
 from meshca.xds.source import NodeInfo
 
 if TYPE_CHECKING:
-    from meshca.attest.process import Process
     from meshca.delivery.view import LiveView
 
 _COUNTING = 0.01
@@ -65,6 +77,8 @@ class Services:
     clock: Clock
     chance: Callable[[], float]
     read: Read = selectors
+    tokens: TokenIssuing = field(default_factory=NoTokens)
+    followed: Followed = not_waited_for
 
 
 class Desk:
@@ -80,11 +94,18 @@ class Desk:
         self.rejections = Rejections()
         self._attestor = services.attestor
         self._read = services.read
-        self._envoys: dict[tuple[Process, str], set[LiveView]] = {}
+        self._envoys: dict[tuple[Peer, str], set[LiveView]] = {}
+        self.behind: dict[str, set[SpiffeId]] = {}
+        """The identities of leaves that agents have asked for, by holder: their keys were never here."""
+        self._looked_up: tuple[Snapshot, dict[AgentPeer, Behind]] = (snapshot, {})
         self._draining = False
         self._acknowledged = asyncio.Event()
         self._progressed = asyncio.Event()
         self._replacing: dict[Holder, str] = {}  # whose leaf was revoked, and its serial
+        workloads = WorkloadServices(
+            services.attestor, self.leaves, services.journal, self._delivered, services.tokens, services.followed
+        )
+        self.workloads = Workloads(workloads, state_of(snapshot, self._read))
 
     async def open(self, peer: str, node: NodeInfo, *, dedicated: bool) -> LiveView:
         """Open the view of one stream.
@@ -110,21 +131,51 @@ class Desk:
         self._envoys.setdefault(view.envoy, set()).add(view)
         return view
 
-    def is_slow(self, process: Process) -> bool:
-        """Return whether it takes more than a moment to say who a process is."""
-        return is_slow(process, self.snapshot.registrations)
+    def open_for(self, agent: AgentPeer, node: NodeInfo, on_close: Callable[[], None]) -> LiveView:
+        """Open the view of one of an agent's streams; ``on_close`` is called at its end.
 
-    async def look_at(self, process: Process) -> None:
+        Raises:
+            MeshcaError: It is not served.
+        """
+        from meshca.delivery.view import LiveView
+
+        if self._draining:
+            raise UnavailableError("the server is going down", remedy="connect again in a moment")
+        try:
+            caller = self.recognise(agent, node.id)
+        except MeshcaError as error:
+            self.journal.refused(actor_of(agent), "attest", node.id, str(error))
+            raise
+        view = LiveView(self, caller, node, dedicated=False, on_close=on_close)
+        self._envoys.setdefault(view.envoy, set()).add(view)
+        return view
+
+    def is_slow(self, peer: Peer) -> bool:
+        """Return whether it takes more than a moment to say who somebody is."""
+        return isinstance(peer, Process) and is_slow(peer, self.snapshot.registrations_of(""))
+
+    async def look_at(self, process: Peer) -> None:
         """Read what registrations ask of a process, off the event loop; what was read is remembered.
 
         Raises:
             AttestationError: It is no longer the process that connected.
         """
-        await asyncio.to_thread(self._read, process, self.snapshot.registrations)
+        if isinstance(process, AgentPeer):
+            return
+        await asyncio.to_thread(self._read, process, self.snapshot.registrations_of(""))
 
-    def recognise(self, process: Process, node_id: str) -> Caller:
-        """Say who a process is, see ``callers.recognise``."""
-        return recognise(process, node_id, self.snapshot, self._read)
+    def recognise(self, peer: Peer, node_id: str) -> Caller:
+        """Say who a process is, or for whom an agent speaks, see ``callers``."""
+        if isinstance(peer, AgentPeer):
+            return recognise_agent(peer, node_id, self.snapshot, self._behind_agent(peer))
+        return recognise(peer, node_id, self.snapshot, self._read)
+
+    def _behind_agent(self, agent: AgentPeer) -> Behind:
+        """Return who may be behind an agent, looked up once for all of its streams."""
+        if self._looked_up[0] is not self.snapshot:
+            self._looked_up = (self.snapshot, {})
+        found = self._looked_up[1]
+        return found[agent] if agent in found else found.setdefault(agent, behind(agent, self.snapshot))
 
     async def require_still(self, caller: Caller, node_id: str, spiffe_id: SpiffeId) -> None:
         """Raise unless a caller is still the process that it was, and entitled to this identity; audit if it is not.
@@ -132,6 +183,8 @@ class Desk:
         Raises:
             AttestationError: It is not.
         """
+        if isinstance(caller.process, AgentPeer):
+            return
         try:
             if caller.read_more:
                 await self._require_entitled(caller.process, node_id, spiffe_id)
@@ -166,6 +219,8 @@ class Desk:
         self.replace_tainted()
         self.generated.forget(change.nodes)
         self.generated.adopt(prepared or {})
+        wake = change.trust or change.jwt or change.thawed or bool(change.suspended or change.resumed)
+        self.workloads.replace(state_of(snapshot, self._read), callers=change.callers, wake=wake)
         for view in self._views():
             view.moved(change, old)
 
@@ -189,7 +244,7 @@ class Desk:
     def rotate(self, spiffe_id: SpiffeId) -> int:
         """Give every stream of an identity a new leaf; return how many streams that are."""
         self.leaves.rotate(spiffe_id)
-        return sum(view.holds(spiffe_id) for view in self._views())
+        return sum(view.holds(spiffe_id) for view in self._views()) + self.workloads.holding(spiffe_id)
 
     def replace_tainted(self) -> None:
         """Replace leaves of CAs that are believed stolen, so many at a time; called again until there are none."""
@@ -200,6 +255,7 @@ class Desk:
     def drain(self) -> None:
         """Take no more streams and end those that are open."""
         self._draining = True
+        self.workloads.drain()
         for view in self._views():
             view.end(UnavailableError("the server is going down", remedy="connect again in a moment"))
 
@@ -208,6 +264,7 @@ class Desk:
         caller = told.caller
         # Whoever selects one identity may have asked for another by its name, and holds a leaf of that as well.
         held = {spiffe_id for view in self._envoys[told.envoy] for spiffe_id in view.identities}
+        held |= self.behind.get(holder_name(caller.process, told.node_id), set())
         for spiffe_id in held | ({caller.selected} if caller.selected else caller.entitled):
             holder = Holder(caller.process, told.node_id, spiffe_id)
             self.journal.trust_in_force(holder.name, spiffe_id, self._generation_of(told))
@@ -215,12 +272,15 @@ class Desk:
 
     def leaf_in_force(self, told: LiveView, leaf: Leaf) -> None:
         """Note that an Envoy has acknowledged a leaf; one of an identity that is new to it meets trust in force."""
-        holder = Holder(told.caller.process, told.node_id, leaf.spiffe_id)
+        self._delivered(Holder(told.caller.process, told.node_id, leaf.spiffe_id), leaf, self._generation_of(told))
+
+    def _delivered(self, holder: Holder, leaf: Leaf, generation: int) -> None:
+        """Note that a holder has a leaf in force, and all of a trust generation (0: not yet)."""
         if self._replacing.get(holder, leaf.serial) != leaf.serial:
             del self._replacing[holder]
-            self._acknowledged.set()
+        self._acknowledged.set()
         self.journal.leaf_in_force(holder.name, leaf.spiffe_id, leaf.issuer_id)
-        if generation := self._generation_of(told):
+        if generation:
             self.journal.trust_in_force(holder.name, leaf.spiffe_id, generation)
 
     def _generation_of(self, told: LiveView) -> int:
@@ -233,9 +293,9 @@ class Desk:
             self._progressed.set()
             self._progressed = asyncio.Event()
 
-    def progress(self, revision: int) -> tuple[dict[tuple[Process, str], EnvoyProgress], asyncio.Event]:
+    def progress(self, revision: int) -> tuple[dict[tuple[Peer, str], EnvoyProgress], asyncio.Event]:
         """Return how far each Envoy has come with a revision that concerns it, and what tells of the next step."""
-        found: dict[tuple[Process, str], EnvoyProgress] = {}
+        found: dict[tuple[Peer, str], EnvoyProgress] = {}
         for envoy, views in self._envoys.items():
             states = {state: view for view in views if (state := view.progress.state_at(revision))}
             for state in (REJECTED, WAITING, ACKNOWLEDGED):
@@ -266,7 +326,8 @@ class Desk:
                 notified += 1
                 reached += all(view.in_force >= generation for view in trusting)
                 strange += not any(view.owned for view in views)
-        return Census(notified, reached, strange)
+        workloads, there = self.workloads.reached(generation)  # whose listeners and clusters are never ours
+        return Census(notified + workloads, reached + there, strange + workloads)
 
     async def reached(self, generation: int, seconds: float) -> Census:
         """Wait until every Envoy has acknowledged a generation, or so long; then count."""

@@ -25,6 +25,7 @@ class Difference:
 
     nodes: frozenset[ObjectKey]  # whose resources or policy may differ
     trust: bool
+    jwt: bool  # the keys of JWT-SVIDs differ
     callers: bool  # who is entitled to what may differ
     suspended: frozenset[SpiffeId]  # newly
     resumed: frozenset[SpiffeId]
@@ -43,6 +44,7 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
     return Difference(
         nodes=frozenset(nodes),
         trust=_anchors(old) != _anchors(new),
+        jwt=old.jwt.generation != new.jwt.generation,
         callers=old.registrations != new.registrations or old.mesh.identities.ids != new.mesh.identities.ids,
         suspended=new.suspended - old.suspended,
         resumed=old.suspended - new.suspended,

@@ -12,7 +12,6 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from meshca.attest.process import Process
+from meshca.delivery.peers import Peer, actor_of, holder_name
 from meshca.delivery.ports import Clock, Issuing, Leaf
 from meshca.errors import MeshcaError
 from meshca.spiffe.id import SpiffeId
@@ -33,29 +32,27 @@ _IDLE = timedelta(minutes=1)
 _RENEWED_A_TICK, _SPREAD_OVER_TICKS = 50, 4
 # Only those that are revoked between their commit and their arrival here are looked for.
 _REMEMBERED_DEAD = 4096
-_NODE_DIGITS = 8
 
 Told = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a leaf: a process under a ``node.id``, with an identity."""
+    """Who holds a leaf: a process or agent under a ``node.id``, with an identity."""
 
-    process: Process
+    process: Peer
     node_id: str
     spiffe_id: SpiffeId
 
     @property
     def name(self) -> str:
         """Return how the ledger calls this holder."""
-        node = hashlib.sha256(self.node_id.encode()).hexdigest()[:_NODE_DIGITS]
-        return f"stream:{self.process.pid}:{self.process.start_time}:{node}"
+        return holder_name(self.process, self.node_id)
 
     @property
     def requested_by(self) -> str:
         """Return how the ledger calls who asked."""
-        return f"uid:{self.process.uid}"
+        return actor_of(self.process)
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +82,11 @@ class Leaves:
         self._chance = chance
         self._slots: dict[Holder, _Slot] = {}
         self._dead: deque[str] = deque(maxlen=_REMEMBERED_DEAD)
+
+    @property
+    def clock(self) -> Clock:
+        """Return where its time comes from."""
+        return self._clock
 
     def attach(self, holder: Holder, told: Told) -> None:
         """Call ``told`` whenever this holder's leaf has been replaced."""
@@ -170,6 +172,10 @@ class Leaves:
         at_once = max(_RENEWED_A_TICK, len(self._slots) // _SPREAD_OVER_TICKS)
         for holder in [*(holder for holder in due if holder not in set(patient)), *patient[:at_once]]:
             self._renew(holder)
+
+    def ends(self) -> list[datetime]:
+        """Return when the leaves end that somebody holds."""
+        return [slot.leaf.not_after for slot in self._slots.values() if slot.leaf is not None and slot.told]
 
     async def close(self) -> None:
         """Stop all timers; wait for what is being made."""

@@ -44,6 +44,8 @@ def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLea
         MeshcaError: The caller may not have it, or it means nothing.
     """
     match names.parse_secret_name(name):
+        case names.Svid(_) | names.Default() if caller.makes_keys:
+            raise NotEntitledError("an agent makes the keys of those behind it", field="name", value=name)
         case names.Default():
             return _leaf(name, caller.require_selected()[0], snapshot)
         case names.Svid(spiffe_id):
@@ -70,12 +72,26 @@ def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLea
             return Wanted(name, _admitted(policy_name, caller, snapshot) - snapshot.suspended)
 
 
+def same_meanings(caller: Caller, old: Snapshot, new: Snapshot) -> bool:
+    """Tell whether no name can stand for anything else, by what ``resolve`` looks at; False where that isn't sure."""
+    node = caller.node
+    return (
+        node is not None
+        and old.suspended == new.suspended
+        # Policies that were made from each other share what is the same.
+        and old.mesh.policy.sides.get(node) is new.mesh.policy.sides.get(node)
+        and old.mesh.mesh_set.find(node) is new.mesh.mesh_set.find(node)
+    )
+
+
 def all_names(caller: Caller, snapshot: Snapshot) -> frozenset[str]:
     """Return all that a caller may see, which is what an empty list in the first request means."""
-    found = {names.ROOTCA, *map(str, caller.entitled - snapshot.suspended)}
+    found = {names.ROOTCA}
+    if not caller.makes_keys:
+        found |= set(map(str, caller.entitled - snapshot.suspended))
     if caller.selected is None or caller.node is None:
         return frozenset(found)
-    if caller.selected not in snapshot.suspended:
+    if caller.selected not in snapshot.suspended and not caller.makes_keys:
         found.add(names.DEFAULT)
     ports = listener_ports(caller.node, snapshot)
     found |= {names.clients_name(port) for port in ports}

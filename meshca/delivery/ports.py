@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import Protocol
 
 from meshca.attest.process import Process
+from meshca.errors import UnavailableError
 from meshca.spiffe.id import SpiffeId
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A leaf; without ``key_pem`` it is one that its holder has and we no longer can send.
+    """A leaf; without ``key_pem`` (PKCS #8) it is one that its holder has and we no longer can send.
 
     Its life counts from ``signed_at``: ``not_before`` is back-dated, or its issuer's.
     """
@@ -47,6 +48,47 @@ class Issuing(Protocol):
 
     async def held(self, serial: str, spiffe_id: SpiffeId, holder: str) -> Leaf | None:
         """Return the leaf with this serial if it is this holder's, valid and not revoked."""
+
+
+class TokenIssuing(Protocol):
+    """Makes JWT-SVIDs."""
+
+    async def token(self, spiffe_id: SpiffeId, audience: tuple[str, ...], requested_by: str) -> str:
+        """Return a token of this identity for this audience, which stands in the audit log.
+
+        Raises:
+            MeshcaError: There is none: suspended, frozen, no key, no disk.
+        """
+
+    async def ready(self) -> None:
+        """See that there is a key that signs, so that the bundle that is asked for is not empty.
+
+        Raises:
+            MeshcaError: There is none.
+        """
+
+
+class NoTokens:
+    """Makes none."""
+
+    async def token(self, spiffe_id: SpiffeId, audience: tuple[str, ...], requested_by: str) -> str:
+        """Refuse."""
+        raise UnavailableError("no JWT-SVIDs are issued here")
+
+    async def ready(self) -> None:
+        """Refuse."""
+        raise UnavailableError("no JWT-SVIDs are issued here")
+
+
+class Followed(Protocol):
+    """Takes note of who follows the JWT bundle; never blocks and never raises."""
+
+    def __call__(self, holder: str, spiffe_id: SpiffeId, generation: int, until: datetime, /) -> None:
+        """Note that a holder has this generation, and counts as following the bundle until then."""
+
+
+def not_waited_for(_: str, __: SpiffeId, ___: int, ____: datetime, /) -> None:
+    """Take no note: where nobody rotates keys by it."""
 
 
 class Attestor(Protocol):

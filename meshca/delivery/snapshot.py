@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from meshca.authority.jwt_trust import JwtTrust
 from meshca.authority.records import Freeze
 from meshca.authority.trust import Trust
 from meshca.envoy.snapshot import Endpoint
@@ -33,7 +34,7 @@ class MeshState:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Meshes, trust, registrations, suspensions, drain epochs, endpoints and a freeze, as they are together."""
+    """Meshes, trust, keys of JWT-SVIDs, registrations, suspensions, drain epochs, endpoints and a freeze, together."""
 
     trust_domain: TrustDomain
     mesh: MeshState
@@ -42,4 +43,9 @@ class Snapshot:
     suspended: frozenset[SpiffeId] = frozenset()
     epochs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    jwt: JwtTrust = field(default_factory=JwtTrust)
     frozen: Freeze | None = None  # nothing is issued; what was issued is served on
+
+    def registrations_of(self, parent: str) -> tuple[Registration, ...]:
+        """Return the registrations of an agent, or with "" those of this host."""
+        return tuple(entry for entry in self.registrations if entry.parent == parent)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,22 +25,24 @@ from meshca.delivery.callers import Caller, NotEntitledError
 from meshca.delivery.contexts import Wanted
 from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
-from meshca.delivery.naming import WantedLeaf, all_names, resolve
+from meshca.delivery.naming import WantedLeaf, all_names, resolve, same_meanings
+from meshca.delivery.peers import Peer, actor_of
 from meshca.delivery.ports import Leaf
 from meshca.delivery.progress import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import secrets
-from meshca.envoy.names import SecretNameError, Servers, parse_secret_name
+from meshca.envoy.names import DEFAULT, SecretNameError, Servers, parse_secret_name
 from meshca.envoy.placement import METADATA_KEY, Placement, placement_of
 from meshca.errors import MeshcaError, RefusedError
 from meshca.spiffe.id import IdentityError, SpiffeId
-from meshca.xds.resource import CDS, LDS, SDS, Resource
+from meshca.xds.resource import ADS_TYPES, CDS, LDS, SDS, Resource
 from meshca.xds.source import Changes, Found, NodeInfo
 
 if TYPE_CHECKING:
     from meshca.delivery.desk import Desk
 
 _OWNED = frozenset({LDS, CDS})
+_GENERATED = ADS_TYPES - {SDS}
 _LONGEST_HOLD = 1.0
 
 
@@ -79,13 +81,23 @@ class LiveView:
         "_memory",
         "_node_id",
         "_old",
+        "_on_close",
         "_placement",
         "_told",
         "in_force",
         "progress",
     )
 
-    def __init__(self, desk: Desk, caller: Caller, node: NodeInfo, *, dedicated: bool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        caller: Caller,
+        node: NodeInfo,
+        *,
+        dedicated: bool,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_close = on_close
         self._desk = desk
         self._caller = caller
         # An Envoy tells a lot about itself in its metadata; there are many streams, so the rest is not kept.
@@ -118,8 +130,8 @@ class LiveView:
         return self._caller
 
     @property
-    def envoy(self) -> tuple[Process, str]:
-        """Return what tells its Envoy from others: the process, and the node id it gives itself."""
+    def envoy(self) -> tuple[Peer, str]:
+        """Return what tells its Envoy from others: the process or agent, and the node id it gives itself."""
         return self._caller.process, self._node_id
 
     @property
@@ -165,6 +177,8 @@ class LiveView:
         self._placement = placement
         by_type = self._desk.generated.get(node, placement, self._desk.snapshot)
         given = self._memory.contexts.keys() | self._memory.leaves.keys()
+        if self._caller.makes_keys:  # what names a certificate is not waited for: the agent has it
+            given |= {DEFAULT, *map(str, self._caller.entitled)}
         if self.progress.made(by_type, self._memory.types, given):
             self._desk.progressed(self)
         made = by_type.get(type_url, {})
@@ -237,6 +251,7 @@ class LiveView:
         for holder in self._memory.holders:
             self._desk.leaves.detach(holder, self.leaf_changed)
         self._desk.leave(self)
+        self._on_close()
 
     # ---- told by the desk
 
@@ -250,16 +265,17 @@ class LiveView:
             self._looking = asyncio.get_running_loop().create_task(self._look_again())
         elif change.callers and not self._recognised_again():
             return
-        if change.revision and self._caller.node in change.nodes:
-            self._old = self._old or old
-            self.progress.begin(change.revision, self._memory.types)
-            if self.owned and not self._holding:
-                self._holding = True
-                asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
-        mine = self._caller.entitled
-        if not mine.isdisjoint(change.suspended | change.resumed) or self._caller.node in change.nodes:
+        concerned = self._caller.node in change.nodes
+        # A changed route is followed without a look at the secrets: with ten backends these are most of the work.
+        secrets_stay = concerned and same_meanings(self._caller, self._old or old, self._desk.snapshot)
+        if concerned and change.revision:
+            self._follow(change.revision, old, secrets_stay=secrets_stay)
+        touched = not self._caller.concerned.isdisjoint(change.suspended | change.resumed)
+        if touched or (concerned and not secrets_stay):
             self._changes.mark(None)
-        elif change.trust or change.thawed:
+        elif concerned:
+            self._changes.mark(_GENERATED)
+        if change.trust or change.thawed:
             self._changes.mark((SDS,))
         try:
             self._require_served()
@@ -273,9 +289,21 @@ class LiveView:
 
     # ---- inside
 
+    def _follow(self, revision: int, old: Snapshot, *, secrets_stay: bool) -> None:
+        self.progress.begin(revision, self._memory.types)
+        if secrets_stay:
+            self._old = None
+            self.progress.secrets(())
+            return
+        self._old = self._old or old
+        if self.owned and not self._holding:
+            self._holding = True
+            asyncio.get_running_loop().call_later(_LONGEST_HOLD, self._let_go)
+
     @property
     def _rejecter(self) -> str:
-        return f"{self._caller.process.uid} {self.node_id}"
+        peer = self._caller.process
+        return f"{peer.uid if isinstance(peer, Process) else actor_of(peer)} {self.node_id}"
 
     async def _look_again(self) -> None:
         with contextlib.suppress(MeshcaError):  # it is met once more, and told, by what follows
@@ -289,8 +317,8 @@ class LiveView:
             self._desk.journal.refused(self._caller.actor, "attest", self.node_id, str(error))
             self.end(error)
             return False
-        if caller != self._caller:
-            self._caller = caller
+        before, self._caller = self._caller, caller
+        if (caller.selected, caller.node, caller.concerned) != (before.selected, before.node, before.concerned):
             self._changes.mark(None)
         return True
 

@@ -71,6 +71,7 @@ class AttestedSource:
             self._api.restart()
 
     def acknowledge(self) -> None:
-        """ACK the newest response."""
+        """ACK the newest response, unless no material could be made of it yet."""
         self._in_force = True
-        self._api.acknowledge()
+        if self._owed is None:
+            self._api.acknowledge()

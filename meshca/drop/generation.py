@@ -2,16 +2,19 @@
 
     DIR/current                -> generation-00000007
     DIR/.working               -> generation-00000007      the newest whose command succeeded
-    DIR/generation-00000007/   svid.pem svid_key.pem bundle.pem crl.pem
+    DIR/generation-00000007/   svid.pem svid_key.pem bundle.pem crl.pem (layouts.py)
+    DIR/status.json            what has become of it (status.py)
 
 The rules this module keeps:
 - A generation is written under another name, fsynced file by file and as a folder, renamed, and only then linked by
   one atomic rename. Whoever reads through ``current`` sees one generation, whole.
 - A crash at any point leaves the old generation in force; the next run removes what was left behind.
-- Everything is done relative to an open folder and without following links: a link planted in DIR leads nowhere. DIR
-  itself must be a folder of ours that nobody else may write to.
+- Everything is done relative to an open folder and without following links: a link planted in DIR leads nowhere. How
+  DIR itself is opened, and whom it has to belong to: folders.py.
 - Keys are deleted once a newer generation works; that one, and the one that worked before it, are kept.
-- Folders are 0700 and files 0600, whatever the umask.
+- Folders are 0700 and files 0600, whatever the umask, unless an Access says otherwise; folders are ours in any case.
+- Modification times of a later generation are later by whole seconds: gRPC's file watcher knows by them whether what it
+  has read, file by file, was of one generation.
 """
 
 from __future__ import annotations
@@ -22,26 +25,27 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from meshca.errors import ConflictError, RefusedError, UnavailableError
+from meshca.drop.folders import FOLDER, PRIVATE, Access, open_own_folder
+from meshca.errors import ConflictError, UnavailableError
 
 CURRENT = "current"
 _WORKING = ".working"
 _NAME = re.compile(r"generation-([0-9]{8})")
-_UNFINISHED = re.compile(r"\.(generation-[0-9]{8}|current|\.working)\.new")
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNFINISHED = re.compile(r"\.(generation-[0-9]{8}|current|\.working|status\.json)\.new")
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class GenerationFolder:
     """The folder of one drop, open and locked; a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, access: Access = PRIVATE) -> None:
         # Path has dropped a trailing slash, which would make O_NOFOLLOW follow a link after all.
         self.path = path.absolute()
-        self._fd = _open_own_folder(self.path)
+        self._access = access
+        self._fd = open_own_folder(self.path, access)
         try:
             self._lock()
             self._require_replaceable()
@@ -70,8 +74,8 @@ class GenerationFolder:
         """The name of the newest generation whose command has succeeded."""
         return self._linked(_WORKING)
 
-    def put(self, files: Mapping[str, bytes]) -> str:
-        """Write a new generation, put it in force and return its name.
+    def put(self, files: Mapping[str, bytes], secret: frozenset[str] = frozenset()) -> str:
+        """Write a new generation, put it in force and return its name; ``secret`` are the files that hold a key.
 
         Raises:
             UnavailableError: the disk did not take it; the old generation stays.
@@ -79,7 +83,7 @@ class GenerationFolder:
         name = f"generation-{self._newest() + 1:08d}"
         replaced = self.current
         try:
-            self._write_generation(name, files)
+            self._write_generation(name, files, secret)
             self._link(CURRENT, name)
         except OSError as error:
             self._undo(name)
@@ -98,6 +102,21 @@ class GenerationFolder:
         earlier = before if before != current else max((name for name in names if name < current), default=None)
         self._link(_WORKING, current)
         self._delete(names - {current, earlier})
+
+    def note(self, name: str, content: bytes) -> None:
+        """Put a file beside the generations in place of its predecessor.
+
+        Raises:
+            UnavailableError: the disk did not take it.
+        """
+        new = f".{name}.new"
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=self._fd)
+            write_new(self._fd, new, content, lambda fd: self._access.apply_to_file(fd, secret=False))
+            os.rename(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError as error:
+            raise UnavailableError(f"cannot write {self.path / name}: {error.strerror}") from error
 
     def _lock(self) -> None:
         try:
@@ -154,19 +173,34 @@ class GenerationFolder:
         os.rename(new, link, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
 
-    def _write_generation(self, name: str, files: Mapping[str, bytes]) -> None:
+    def _write_generation(self, name: str, files: Mapping[str, bytes], secret: frozenset[str]) -> None:
         new = f".{name}.new"
         os.mkdir(new, 0o700, dir_fd=self._fd)
-        folder = os.open(new, _FOLDER, dir_fd=self._fd)
+        folder = os.open(new, FOLDER, dir_fd=self._fd)
         try:
-            os.fchmod(folder, 0o700)
+            stamp = self._stamp(folder)
             for file, content in files.items():
-                write_new(folder, file, content)
+                write_new(folder, file, content, self._finish(stamp, secret=file in secret))
+            self._access.apply_to_folder(folder)
+            os.utime(folder, (stamp, stamp))
             os.fsync(folder)
         finally:
             os.close(folder)
         os.rename(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
+
+    def _finish(self, stamp: int, *, secret: bool) -> Callable[[int], None]:
+        def finish(fd: int) -> None:
+            self._access.apply_to_file(fd, secret=secret)
+            os.utime(fd, (stamp, stamp))
+
+        return finish
+
+    def _stamp(self, folder: int) -> int:
+        """Return the time for a new generation: now, but a second after the newest one at least."""
+        now = int(os.fstat(folder).st_mtime)
+        newest = max(self._generations(), default=None)
+        return now if newest is None else max(now, int(os.lstat(newest, dir_fd=self._fd).st_mtime) + 1)
 
     def _delete(self, names: set[str]) -> None:
         for name in sorted(names):
@@ -178,7 +212,7 @@ class GenerationFolder:
         if not stat.S_ISDIR(os.lstat(name, dir_fd=self._fd).st_mode):
             os.unlink(name, dir_fd=self._fd)
             return
-        folder = os.open(name, _FOLDER, dir_fd=self._fd)
+        folder = os.open(name, FOLDER, dir_fd=self._fd)
         try:
             for entry in os.listdir(folder):
                 # A folder in there is not ours: it stays, and so does the generation around it, without our files.
@@ -190,41 +224,18 @@ class GenerationFolder:
             os.rmdir(name, dir_fd=self._fd)
 
 
-def write_new(folder: int, name: str, content: bytes) -> None:
-    """Write a file that does not exist yet into an open folder: 0600, fsynced, no link followed."""
+def _keep_private(fd: int) -> None:
+    os.fchmod(fd, 0o600)
+
+
+def write_new(folder: int, name: str, content: bytes, finish: Callable[[int], None] = _keep_private) -> None:
+    """Write a file that does not exist yet into an open folder, fsynced, no link followed.
+
+    It is ours alone until ``finish`` has been called with its descriptor.
+    """
     fd = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
     with open(fd, "wb") as file:
-        os.fchmod(fd, 0o600)
         file.write(content)
         file.flush()
+        finish(fd)
         os.fsync(fd)
-
-
-def _open_own_folder(path: Path) -> int:
-    try:
-        if not os.path.lexists(path):
-            path.mkdir(mode=0o700, parents=True)
-        fd = os.open(path, _FOLDER)
-    except OSError as error:
-        odd = error.errno in {errno.ELOOP, errno.ENOTDIR}
-        raise RefusedError(
-            "not a folder (a link is not followed)" if odd else str(error.strerror),
-            field="--dir",
-            value=str(path),
-            remedy="name a folder that belongs to the user who runs this",
-        ) from error
-    try:
-        _require_private(os.fstat(fd), path)
-    except RefusedError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _require_private(found: os.stat_result, path: Path) -> None:
-    if found.st_uid != os.geteuid():
-        raise RefusedError(
-            f"belongs to uid {found.st_uid}, not to the user who runs this", field="--dir", value=str(path)
-        )
-    if found.st_mode & 0o022:
-        raise RefusedError("others may write to it", field="--dir", value=str(path), remedy=f"chmod go-w {path}")

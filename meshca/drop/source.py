@@ -4,12 +4,14 @@ The rules this module keeps:
 - The key is made here and leaves this process only as a file.
 - What is handed out has been checked to match (``Material.require_matching``).
 - A leaf is renewed at half life ± 10 %, or at once when the ledger says that it is revoked; a change of trust gives the
-  same leaf with the new bundle and CRLs.
+  same leaf with the new bundle and CRLs, or a new one where a port has to prove that it has read them (``fresh``): what
+  a port shows is its leaf, and the leaf before it says nothing about what it trusts.
 - Time and chance are arguments. A failed call leaves everything as it was; calling again tries again.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -19,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from meshca.client.values import Issued, SigningRequest, Trust
 from meshca.drop.material import Material
@@ -88,6 +91,8 @@ class Wish:
     ttl: timedelta | None = None
     dns_names: tuple[str, ...] = ()
     key_type: str = "ec-p256"
+    fresh: bool = False  # whether each change of trust brings a new leaf, if one can be had
+    subject: str = ""  # the SPIFFE ID, where it is to stand in the subject, too
 
 
 class AdminSource:
@@ -103,6 +108,7 @@ class AdminSource:
         self._trust: Trust | None = None
         self._leaf: _Leaf | None = None
         self._given: Material | None = None
+        self._given_of = (0, "")  # the trust generation and serial that it answers
         self._in_force = False
         self._owing = False
 
@@ -117,11 +123,15 @@ class AdminSource:
         return material
 
     def acknowledge(self) -> None:
-        """Tell the server that this trust generation is in force here."""
+        """Tell the server that the trust and leaf that were returned last are in force here.
+
+        Newer ones may have come meanwhile, of which no material could be made: they are not.
+        """
+        if self._given is None:
+            return
         self._in_force = True
-        if self._trust is not None and self._leaf is not None:
-            serial = self._leaf.issued.serial
-            self._api.acknowledge_trust(self._holder, self._spiffe_id, self._trust.generation, serial)
+        generation, serial = self._given_of
+        self._api.acknowledge_trust(self._holder, self._spiffe_id, generation, serial)
 
     def _patience(self, seconds: float) -> float:
         if self._owing:
@@ -134,6 +144,10 @@ class AdminSource:
     def _material(self, trust: Trust) -> Material | None:
         if self._leaf is None or self._is_due(self._leaf, trust):
             self._leaf = self._new_leaf(trust)
+        elif self._wish.fresh and self._changes(trust):
+            # While issuance is frozen, say, new CRLs go with the leaf that there is.
+            with contextlib.suppress(MeshcaError):
+                self._leaf = self._new_leaf(trust)
         leaf = self._leaf
         material = Material(
             chain=leaf.issued.chain,
@@ -144,14 +158,19 @@ class AdminSource:
             leaf_crl_only=trust.leaf_crl_only,
         )
         if material == self._given:
+            self._given_of = trust.generation, leaf.issued.serial
             # Another generation with the same bytes: nothing to write, but the server waits for the answer.
             if self._in_force:
                 self.acknowledge()
             return None
         material.require_matching(self._renewal.now())
-        self._given = material
+        self._given, self._given_of = material, (trust.generation, leaf.issued.serial)
         self._in_force = False
         return material
+
+    def _changes(self, trust: Trust) -> bool:
+        given = self._given
+        return given is not None and (trust.bundle, trust.crl) != (given.bundle, given.crl)
 
     def _is_due(self, leaf: _Leaf, trust: Trust) -> bool:
         return leaf.issued.serial in trust.revoked or leaf.renew_at <= self._renewal.now()
@@ -172,8 +191,9 @@ def issue_with_new_key(
         MeshcaError: the server's refusal.
     """
     key = ec.generate_private_key(ec.SECP384R1() if wish.key_type == "ec-p384" else ec.SECP256R1())
-    # Without names: what is certified is the identity that the server finds for NODE.
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    # What is certified is the identity that the server finds for NODE; a subject that is not that one is refused.
+    subject = x509.Name([x509.NameAttribute(NameOID.USER_ID, wish.subject)] if wish.subject else [])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     request = SigningRequest(wish.node, csr.public_bytes(Encoding.DER), wish.ttl, wish.holder, wish.dns_names)
     (answer,) = issue([request])
     if isinstance(answer, MeshcaError):

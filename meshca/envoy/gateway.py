@@ -103,7 +103,7 @@ class _Written:
             return _EVERY_HOST
         if self.hostname.exact is not None:
             return self.hostname.exact.lower()
-        return f"*{(self.hostname.suffix or '').lstrip('*').lower()}"
+        return f"*{(self.hostname.suffix or '').lower()}"
 
     @property
     def forms(self) -> tuple[Form, ...]:

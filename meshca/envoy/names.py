@@ -89,6 +89,7 @@ class Servers:
 SecretName = Default | Svid | Roots | All | Clients | Client | Servers
 
 
+@functools.lru_cache(maxsize=8192)  # few enough for names as long as they may be, which anybody may ask for
 def parse_secret_name(text: str) -> SecretName:
     """Return what an SDS name asks for.
 

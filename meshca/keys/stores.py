@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from meshca.authority.ports import KeyUnavailableError, Signer
-from meshca.authority.records import ROOT, AuthorityRecord, Role
+from meshca.authority.records import JWT, ROOT, AuthorityRecord, Role
 from meshca.errors import InvalidInputError
 from meshca.keys.files import KeyFolder, KeyMissingError, KeyOwner, new_key
 from meshca.keys.place import FilePlace, KeyType, Pkcs11Place, Place, StorePlace, TransitPlace, parse_reference
@@ -196,7 +196,8 @@ class KeyStores:
         return signer
 
     def _made(self, place: TransitPlace | Pkcs11Place, owner: KeyOwner) -> Signer:
-        fresh = owner.generation > _FIRST_GENERATION
+        # What an administrator made there beforehand is the first CA's, and no signing key's.
+        fresh = owner.generation > _FIRST_GENERATION or owner.role == JWT
         if isinstance(place, TransitPlace):
             from meshca.keys.openbao import create_transit_key
 
@@ -204,7 +205,8 @@ class KeyStores:
         from meshca.keys.pkcs11 import Pkcs11Key, create_pkcs11_key
 
         if fresh:  # by chance, since two replicas that made one of the same name would leave a name for two keys
-            label = f"{place.label or owner.role}-{owner.generation}-{os.urandom(4).hex()}"
+            name = f"{place.label}-jwt" if place.label and owner.role == JWT else place.label or owner.role
+            label = f"{name}-{owner.generation}-{os.urandom(4).hex()}"
             place = replace(place, label=label, object_id=b"")
         return create_pkcs11_key(Pkcs11Key.at(place, self.environ), self.placement.kind)
 
@@ -217,7 +219,8 @@ class KeyStores:
             binding = KeyBinding(place.key_id, record.role, self.trust_domain, generation)
             kept = self.folder if isinstance(place, FilePlace) else KeyTable(self.rows)
             return kept.open(binding, self.passphrase())
-        signer = WatchedSigner(self._remote(place, Issuer.from_der(record.id, record.certificate).spki))
+        spki = record.spki or Issuer.from_der(record.id, record.certificate).spki
+        signer = WatchedSigner(self._remote(place, spki))
         try:
             require_own_key(signer)
         except WrongKeyError:

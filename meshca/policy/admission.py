@@ -96,7 +96,10 @@ class Policy:
                     del self.backends[key, service]
             if self.mesh_set.find(key) is None:
                 continue
-            sides = self.sides[key] = self._sides(self.mesh_set.caller(key), names)
+            sides = self._sides(self.mesh_set.caller(key), names)
+            if old == sides:
+                sides = old  # whoever compares two policies sees at once that nothing has changed here
+            self.sides[key] = sides
             self.listeners.update({(key, port): admission for port, admission in sides.listeners.items()})
             self.backends.update({(key, service): admission for service, admission in sides.backends.items()})
 

@@ -83,15 +83,17 @@ def select(
     entitlements: Iterable[Registration], node: NodeRef | None, identity_of_node: Callable[[NodeRef], SpiffeId | None]
 ) -> Selected | Refused:
     """E2 to E4: return the identity that the caller's `node.id` selects among its entitlements."""
-    may_hold = tuple(sorted({entry.spiffe_id for entry in entitlements}))
+    may_hold = {entry.spiffe_id for entry in entitlements}
     if not may_hold:
         return Refused("no registration holds for this caller")
     if node is not None:
         wanted = identity_of_node(node)
-        if wanted is None:
-            return Refused(f"{node} is in no applied mesh", may_hold)
-        return Selected(wanted) if wanted in may_hold else Refused(f"the caller may not be {node}", may_hold)
+        if wanted in may_hold:
+            return Selected(wanted)
+        why = f"{node} is in no applied mesh" if wanted is None else f"the caller may not be {node}"
+        return Refused(why, tuple(sorted(may_hold)))
     if len(may_hold) > 1:
-        several = ", ".join(str(spiffe_id) for spiffe_id in may_hold)
-        return Refused(f"the caller may hold several identities and selects none by node.id: {several}", may_hold)
-    return Selected(may_hold[0])
+        several = tuple(sorted(may_hold))
+        names = ", ".join(map(str, several))
+        return Refused(f"the caller may hold several identities and selects none by node.id: {names}", several)
+    return Selected(may_hold.pop())

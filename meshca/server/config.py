@@ -19,6 +19,8 @@ from meshca.authority.profiles import LIMITS, Configured, Limits
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError
 from meshca.keys.place import KEY_TYPES, parse_place, require_key_type
 from meshca.keys.upstream_place import OfflineRoot, PkiMount, parse_upstream
+from meshca.server.attestors import NOBODY, SECTION, Attestors, read_attestors
+from meshca.server.attestors import written as written_attestors
 from meshca.server.limits import read_limits, written
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
@@ -26,10 +28,11 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "listen": ("grpc", "http"),
     "store": ("url", "retention"),
     "keys": ("root", "issuing", "type"),
-    "authority": ("upstream", "ack_deadline"),
+    "authority": ("upstream", "ack_deadline", "jwt_issuer"),
 }
 _PROFILES = "profiles"
 _LARGEST_FILE = 1 << 20
+_ISSUER = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+){0,8}")
 
 T = TypeVar("T")
 
@@ -71,7 +74,9 @@ class Config:
     key_type: str = ""
     upstream: str = ""
     ack_deadline: timedelta | None = None
+    jwt_issuer: str = ""  # by which readers of OpenID Connect know us; empty: none do
     profiles: Configured = field(default_factory=dict)
+    attestors: Attestors = NOBODY
 
     @property
     def seals_keys(self) -> bool:
@@ -120,6 +125,7 @@ def parse_config(text: str, name: str) -> Config:
         at = re.search(r"\(at line ([0-9]+)", str(error))
         line = at[1] if at else str(len(text.splitlines()))  # else "at end of document"
         raise ConfigError(f"{name}:{line}: not TOML: {error}") from error
+    attest = document.pop(SECTION, {})
     reader = _Reader(document, text, name)
     reader.require_known()
     key_type = reader.key_type()
@@ -134,6 +140,8 @@ def parse_config(text: str, name: str) -> Config:
         key_type=key_type,
         upstream=reader.upstream(),
         ack_deadline=reader.duration("authority", "ack_deadline"),
+        jwt_issuer=reader.jwt_issuer(),
+        attestors=reader.attestors(attest),
         profiles=reader.profiles(dict.fromkeys(("root", "issuing"), key_type or KEY_TYPES[0])),
     )
 
@@ -153,7 +161,9 @@ def write_config(config: Config) -> str:
     authority = [f"upstream = {_quoted(config.upstream)}"] if config.upstream else []
     if config.ack_deadline:
         authority.append(f"ack_deadline = {_quoted(format_duration(config.ack_deadline))}")
+    authority += [f"jwt_issuer = {_quoted(config.jwt_issuer)}"] if config.jwt_issuer else []
     lines += ["", "[authority]", *authority] if authority else []
+    lines += written_attestors(config.attestors)
     for name, limits in config.profiles.items():
         lines += ["", f"[{_PROFILES}.{name}]", *written(limits)]
     return "\n".join(lines) + "\n"
@@ -171,7 +181,7 @@ class _Reader:
         for section, content in self._sections():
             known = LIMITS if section.startswith(f"{_PROFILES}.") else _KEYS.get(section)
             if known is None:
-                every = ", ".join([*_KEYS, f"{_PROFILES}.NAME"])
+                every = ", ".join([*_KEYS, f"{_PROFILES}.NAME", f"{SECTION}.kubernetes.CLUSTER", f"{SECTION}.aws"])
                 raise self._error(section, "", "unknown section", remedy=f"known are {every}")
             if not isinstance(content, dict):
                 raise self._error("", section, "is a section", remedy=f"write it as [{section}]")
@@ -203,6 +213,15 @@ class _Reader:
             raise self._error(section, "key_types", "the key type of new CAs is not among them", remedy=remedy)
         return limits
 
+    def attestors(self, document: object) -> Attestors:
+        """Return who may be an agent, beside the holders of join tokens."""
+        try:
+            return read_attestors(document)
+        except MeshcaError as error:
+            section, _, key = error.field.rpartition(".")
+            text = str(error).removeprefix(f"{error.field}: ")
+            raise self._error(section or SECTION, key if section else "", text) from error
+
     def _value(self, section: str, key: str) -> Any:
         return self._document.get(section, {}).get(key)
 
@@ -233,6 +252,9 @@ class _Reader:
     def upstream(self) -> str:
         self._read("authority", "upstream", lambda text: parse_upstream(text, "upstream"))
         return self.text("authority", "upstream")
+
+    def jwt_issuer(self) -> str:
+        return self._read("authority", "jwt_issuer", _require_issuer) or ""
 
     def key_type(self) -> str:
         return self._read("keys", "type", lambda text: require_key_type(text, "type")) or ""
@@ -269,6 +291,18 @@ class _Reader:
             elif at in {section, ""} and _is_key(line, section, key):
                 return number
         return found
+
+
+def _require_issuer(text: str) -> str:
+    """Return the URL of an issuer (OpenID Connect Discovery §3: https, without query and fragment)."""
+    if not _ISSUER.fullmatch(text):
+        raise ConfigError(
+            "not the URL of an issuer (OpenID Connect Discovery §3)",
+            field="jwt_issuer",
+            value=text,
+            remedy="write it like https://oidc.example.com, without a final slash",
+        )
+    return text
 
 
 def _is_key(line: str, section: str, key: str) -> bool:

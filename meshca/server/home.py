@@ -96,6 +96,11 @@ class Home:
         """Where the gate leads the command line."""
         return self.inner / "admin.sock"
 
+    @property
+    def tcp_inner(self) -> Path:
+        """Where the gate leads callers over TCP."""
+        return self.inner / "tcp.sock"
+
     def require_initialised(self) -> None:
         """Raise unless ``init`` has run here.
 
@@ -110,7 +115,7 @@ class Home:
 
     def require_short_sockets(self) -> None:
         """Raise SocketPathError where the kernel could not take one of the socket paths."""
-        for path in (self.mesh_socket, self.admin_socket, self.mesh_inner, self.admin_inner):
+        for path in (self.mesh_socket, self.admin_socket, self.mesh_inner, self.admin_inner, self.tcp_inner):
             if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
                 raise SocketPathError(
                     f"a socket path has at most {LONGEST_SOCKET_PATH} bytes",

@@ -33,6 +33,7 @@ from meshca.store.audit import AuditLog, CheckpointPolicy
 from meshca.store.endpoints import Endpoints
 from meshca.store.engine import Store, open_store
 from meshca.store.epochs import Epochs
+from meshca.store.jwt import JwtHolders
 from meshca.store.ledger import SqlLedger
 from meshca.store.meshes import Meshes
 from meshca.store.registrations import Registrations
@@ -67,6 +68,7 @@ class House:
     epochs: Epochs = field(repr=False)
     endpoints: Endpoints = field(repr=False)
     acknowledgements: Acknowledgements = field(repr=False)
+    jwt_holders: JwtHolders = field(repr=False)
     audit: AuditLog = field(repr=False)
     clock_watch: ClockWatch = field(repr=False)
     restored: Restoration | None  # where the store was made from a backup
@@ -107,9 +109,9 @@ def open_house(home: Home, config: Config, passphrase: Secret) -> House:
         opened.callback(keys.close)
         _open_keys(keys, ledger)
         profiles = profiles_in_force(realm.lifetimes, config.profiles)
-        settings = Settings(profiles, config.ack_deadline, upstream_of(config, keys))
-        acknowledgements = Acknowledgements(store)
-        authority = Authority(Ports(ledger, acknowledgements, keys, clock, os.urandom), settings)
+        settings = Settings(profiles, config.ack_deadline, upstream_of(config, keys), config.jwt_issuer)
+        acknowledgements, jwt_holders = Acknowledgements(store), JwtHolders(store)
+        authority = Authority(Ports(ledger, acknowledgements, keys, clock, os.urandom, jwt_holders), settings)
         policy = CheckpointPolicy(signer=lambda: keys.signer(authority.trust.active_record), file=home.checkpoint)
         audit = AuditLog(store, policy)
         return House(
@@ -125,6 +127,7 @@ def open_house(home: Home, config: Config, passphrase: Secret) -> House:
             epochs=Epochs(store),
             endpoints=Endpoints(store),
             acknowledgements=acknowledgements,
+            jwt_holders=jwt_holders,
             audit=audit,
             clock_watch=ClockWatch(clock.now, time.monotonic, lambda: Reading(audit.newest_at(), store.server_time())),
             restored=restored,
@@ -157,7 +160,7 @@ def _realm(ledger: SqlLedger) -> Realm:
 
 
 def _open_keys(keys: KeyStores, ledger: SqlLedger) -> None:
-    for record in ledger.authorities():
+    for record in (*ledger.authorities(), *ledger.jwt_keys()):
         if record.state == "removed" or not record.key_ref:
             continue
         if (record.role, record.state) == (ISSUING, "active"):

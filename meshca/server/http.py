@@ -1,4 +1,4 @@
-"""HTTP for machines: health, metrics, CRLs in DER, the bundle.
+"""HTTP for machines: health, metrics, CRLs in DER, the bundle, and the keys of JWT-SVIDs for OpenID Connect.
 
 Rules: read-only, without secrets and without login, so that it may face the network; nothing here is needed by Envoys;
 whoever connects can take no more than this service's own share of descriptors, and not by saying nothing.
@@ -18,10 +18,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from meshca.delivery.snapshot import Snapshot
 from meshca.errors import ConflictError, NotFoundError
 from meshca.server.config import Address
 from meshca.server.parts import Parts
 from meshca.server.services.trust import REFRESH_HINT, bundle_in, crl_of
+from meshca.spiffe import jwks
 
 _BACKLOG = 128
 _MOST_CONNECTIONS = 128
@@ -60,12 +62,39 @@ def application(parts: Parts) -> Starlette:
             Route("/metrics", metrics),
             Route("/crl/{file}", crl),
             Route("/bundle", bundle),
+            *_openid_connect(parts),
         ]
     )
 
 
-def listen(address: Address) -> socket.socket:
-    """Return a bound, listening socket.
+def _openid_connect(parts: Parts) -> list[Route]:
+    async def discovery(_: Request) -> Response:
+        if not (issuer := parts.house.config.jwt_issuer):
+            return PlainTextResponse("no issuer: set [authority] jwt_issuer in meshca.toml\n", 404)
+        return JSONResponse(discovery_document(issuer, parts.state.snapshot), headers=_CACHED)
+
+    async def keys(_: Request) -> Response:
+        document = jwks.document(jwks.oidc_members(parts.state.snapshot.jwt.published))
+        return Response(document, media_type="application/jwk-set+json", headers=_CACHED)
+
+    return [Route("/.well-known/openid-configuration", discovery), Route("/keys", keys)]
+
+
+def discovery_document(issuer: str, snapshot: Snapshot) -> dict[str, object]:
+    """Return what OpenID Connect Discovery §3 asks for, as far as there is such a thing here: keys, no logins."""
+    keys = jwks.oidc_members(snapshot.jwt.published)
+    return {
+        "issuer": issuer,
+        "jwks_uri": f"{issuer}/keys",
+        "authorization_endpoint": "",
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": sorted({str(key["alg"]) for key in keys}) or ["ES256"],
+    }
+
+
+def listen(address: Address, field: str = "http") -> socket.socket:
+    """Return a bound, listening socket; ``field`` is how an error calls the setting.
 
     Raises:
         ConflictError: The address is taken or is not ours.
@@ -74,14 +103,14 @@ def listen(address: Address) -> socket.socket:
         family, kind, protocol, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise _unusable(address, error) from error
+        raise _unusable(address, error, field) from error
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
         bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
-        raise _unusable(address, error) from error
+        raise _unusable(address, error, field) from error
     bound.setblocking(False)
     return bound
 
@@ -150,9 +179,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _unusable(address: Address, error: OSError) -> ConflictError:
+def _unusable(address: Address, error: OSError, field: str) -> ConflictError:
     return ConflictError(
         f"cannot listen on {address}: {error.strerror}",
-        field="http",
-        remedy="choose another with --http or in meshca.toml; port 0 takes any",
+        field=field,
+        remedy=f"choose another with --{field} or in meshca.toml; port 0 takes any",
     )

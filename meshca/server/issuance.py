@@ -7,6 +7,7 @@ two commits; a wish that fails fails alone. Keys and CSR checks belong to the wo
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from meshca.authority.authority import Authority
-from meshca.authority.ports import Clock
+from meshca.authority.ports import Claim, Clock
 from meshca.authority.requests import Issued, IssueRequest, Kind, Refused, profile_of
 from meshca.delivery.ports import Leaf
 from meshca.errors import ExhaustedError, MeshcaError, RefusedError, UnavailableError
@@ -54,6 +55,7 @@ class Order:
     ttl: timedelta | None = None
     dns_names: tuple[str, ...] = ()  # asked for, beside those in the CSR
     host_names: HostNames | None = None  # what the node may have; None: none at all
+    token_hash: str = field(default="", repr=False)  # of a join token, which is used up for the CSR's key
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +204,15 @@ def _prepared(order: Order, key_type: str) -> _Prepared | MeshcaError:
     except MeshcaError as error:
         return error
     request = IssueRequest(
-        order.spiffe_id, key.spki, order.ttl, order.holder, order.kind, order.requested_by, dns_names=names
+        order.spiffe_id,
+        key.spki,
+        order.ttl,
+        order.holder,
+        order.kind,
+        order.requested_by,
+        dns_names=names,
+        names_subject=key.names_subject,
+        claim=Claim(order.token_hash, hashlib.sha256(key.spki).hexdigest()) if order.token_hash else None,
     )
     return _Prepared(request, key_pem)
 

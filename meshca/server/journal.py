@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 
@@ -23,6 +24,7 @@ from meshca.server.refusals import Refusals
 from meshca.spiffe.id import SpiffeId
 from meshca.store.acknowledgements import Acknowledgement, Acknowledgements, Rejection
 from meshca.store.engine import Store
+from meshca.store.jwt import Following, JwtHolders
 
 _log = structlog.get_logger(__name__)
 
@@ -43,6 +45,8 @@ class StoreJournal:
         self._acknowledgements = Acknowledgements(store)
         self._refusals = Refusals(self._write, monotonic)
         self._waiting: _Waiting = {}
+        self._jwt_holders = JwtHolders(store)
+        self._following: dict[str, Following] = {}
         self._failed: deque[_Waiting] = deque()  # what the store did not take; filled by its thread, oldest first
         self._writing: set[Future[None]] = set()
         self._told: Callable[[], None] = lambda: None
@@ -59,6 +63,11 @@ class StoreJournal:
     def leaf_in_force(self, holder: str, spiffe_id: SpiffeId, issuer_id: str) -> None:
         """Note that a holder has acknowledged a leaf of this CA."""
         self._note(holder, spiffe_id, issuer_id=issuer_id)
+
+    def jwt_in_force(self, holder: str, spiffe_id: SpiffeId, generation: int, until: datetime) -> None:
+        """Note that a holder has this generation of the JWT bundle, and counts as following it until then."""
+        self._following[holder] = Following(holder, spiffe_id, generation, until)
+        self._told()
 
     def watch(self, told: Callable[[], None]) -> None:
         """Call ``told`` after each acknowledgement."""
@@ -111,6 +120,9 @@ class StoreJournal:
         self._store_acknowledgements()
 
     def _store_acknowledgements(self) -> None:
+        following, self._following = self._following, {}
+        if following:  # what the store does not take now is said again in half an hour, or not waited for
+            self._watch(self._jwt_holders.record(list(following.values())))
         waiting, self._waiting = self._waiting, {}
         while self._failed:
             waiting = _united(self._failed.pop(), waiting)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from meshca.delivery.desk import Desk
 from meshca.server.house import House
+from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
 from meshca.server.publication import Publication
 from meshca.server.rotations import Rotations
 from meshca.server.state import State
+from meshca.server.tcp import TcpSide
 from meshca.xds.registry import StreamTable
 
 
@@ -22,6 +24,7 @@ class Condition:
 
     state: str = "starting"  # starting | ready | draining
     http: str = ""
+    grpc: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +41,6 @@ class Parts:
     metrics: Metrics
     streams: StreamTable
     condition: Condition
+    tcp: TcpSide
+    agents: AgentHub
     warnings: Callable[[], tuple[str, ...]]

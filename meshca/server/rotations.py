@@ -14,7 +14,7 @@ import structlog
 
 from meshca.authority.authority import Authority
 from meshca.authority.ceremony import Imported
-from meshca.authority.records import ISSUING, ROOT, CaRequest, Role
+from meshca.authority.records import ISSUING, JWT, ROOT, CaRequest, Role
 from meshca.authority.succession import Progress
 from meshca.errors import MeshcaError, NotFoundError
 from meshca.server.journal import StoreJournal
@@ -40,19 +40,28 @@ class Rotations:
         """Move what is due by time."""
         await self._journal.stored()
         await asyncio.to_thread(self._authority.succession.advance)
+        await asyncio.to_thread(self._authority.jwt_keys.advance)
         self._tell()
 
     async def rotate(self, role: Role, actor: str) -> str:
-        """Replace a CA before its time; returns its successor's id."""
+        """Replace a CA, or the key that signs JWT-SVIDs, before its time; returns its successor's id."""
         await self._journal.stored()
+        if role == JWT:
+            made = await asyncio.to_thread(self._authority.jwt_keys.rotate, actor)
+            self._tell()
+            return made
         await asyncio.to_thread(self._authority.fetch_crls)  # so that what is known of an upstream is of this moment
         found = await asyncio.to_thread(self._authority.succession.rotate, role, actor)
         self._tell()
         return found
 
     async def taint(self, ca_id: str, actor: str) -> tuple[str, ...]:
-        """Mark a CA, and all below it, as believed stolen."""
+        """Mark a CA, and all below it, or a signing key as believed stolen."""
         await self._journal.stored()
+        if await asyncio.to_thread(self._authority.jwt_keys.find, ca_id) is not None:
+            await asyncio.to_thread(self._authority.jwt_keys.taint, ca_id, actor)
+            self._tell()
+            return (ca_id,)
         found = await asyncio.to_thread(self._authority.succession.taint, ca_id, actor)
         self._tell()
         return found
@@ -76,11 +85,16 @@ class Rotations:
         try:
             while True:
                 woken.clear()
-                progress = await asyncio.to_thread(self._progress, ca_id)
+                try:
+                    progress = await asyncio.to_thread(self._progress, ca_id)
+                except NotFoundError:
+                    if last is None:
+                        raise
+                    return  # it has left since
                 if progress != last:
                     last = progress
                     yield progress
-                if progress.record.role == ISSUING and progress.record.state in ("active", "removed"):
+                if progress.record.role in (ISSUING, JWT) and progress.record.state in ("active", "removed"):
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), _WATCH_PAUSE)
@@ -93,6 +107,9 @@ class Rotations:
             await asyncio.gather(self._turn, return_exceptions=True)
 
     def _progress(self, ca_id: str) -> Progress:
+        for found in self._authority.jwt_keys.progress():
+            if found.record.id == ca_id:
+                return found
         progress = self._authority.succession.progress(ca_id)
         if progress.record.role != ROOT or progress.record.state == "prepared":
             return progress
@@ -105,8 +122,8 @@ class Rotations:
 
     def _acknowledged(self) -> None:
         """Look soon whether that was what a slot waits for; while nothing is under way there is no reason to."""
-        trust = self._authority.trust
-        if len(trust.roots) <= 1 and len(trust.issuing) <= 1 and not trust.tainted:
+        trust, keys = self._authority.trust, self._authority.jwt_keys.trust.keys
+        if len(trust.roots) <= 1 and len(trust.issuing) <= 1 and not trust.tainted and len(keys) <= 1:
             return
         self._again = True
         if self._turn is None:

@@ -14,13 +14,13 @@ import os
 import random
 import resource
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import structlog
 
 from meshca.attest.gate import Gate, Room
@@ -28,38 +28,33 @@ from meshca.attest.process import Process
 from meshca.client.target import unix_target
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
+from meshca.hardening import no_core_dumps
 from meshca.server.config import Config
+from meshca.server.door import LocalDoor
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
 from meshca.server.house import House, Secret, open_house
 from meshca.server.http import HttpServer, listen
+from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
 from meshca.server.parts import Condition, Parts
+from meshca.server.proving import methods
 from meshca.server.publication import Publication
 from meshca.server.rotations import Rotations
 from meshca.server.schedule import Schedule
-from meshca.server.services.audits import AuditService
-from meshca.server.services.backups import BackupService
-from meshca.server.services.calls import servicer
-from meshca.server.services.certificates import CertificateService
-from meshca.server.services.endpoints import EndpointService
-from meshca.server.services.envoys import EnvoyService
-from meshca.server.services.meshes import MeshService
-from meshca.server.services.registrations import RegistrationService
-from meshca.server.services.trust import TrustService
+from meshca.server.serving import admin_server, mesh_server, tcp_server
 from meshca.server.state import State, first_snapshot, remember_rejections
+from meshca.server.tcp import tcp_side
+from meshca.server.tokens import TokenIssuance
 from meshca.server.warnings import warnings_of
-from meshca.v1 import admin_pb2_grpc
 from meshca.xds.registry import StreamTable
-from meshca.xds.service import SERVER_OPTIONS, handlers
 
 _log = structlog.get_logger(__name__)
 
 _THREADS = 8
 _GRACE = 5.0
 _ENOUGH_DESCRIPTORS = 1 << 20
-_ADMIN_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 256 << 20))
 
 
 def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None] = lambda _: None) -> None:
@@ -68,6 +63,7 @@ def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts
     Raises:
         MeshcaError: It cannot start.
     """
+    no_core_dumps()
     home.require_initialised()
     home.require_short_sockets()
     lock = home.lock()
@@ -96,11 +92,12 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
     async with AsyncExitStack() as closing:
         house = await asyncio.to_thread(open_house, home, config, passphrase)
         closing.callback(house.close)
-        bound = listen(config.http)
+        bound, tcp = listen(config.http), listen(config.grpc, "grpc")
         closing.callback(bound.close)
+        closing.callback(tcp.close)
         await asyncio.to_thread(house.clock_watch.tick)
         await asyncio.to_thread(house.authority.start)
-        parts, gates = await _assemble(house, closing)
+        parts, gates = await _assemble(house, tcp, closing)
         web = HttpServer(parts, bound)
         web.start()
         closing.push_async_callback(web.stop)
@@ -110,8 +107,11 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         closing.callback(schedule.stop)
         for gate in gates:
             await gate.start()
+        parts.tcp.start()
+        parts.condition.grpc = str(parts.tcp.address)
         parts.condition.state = "ready"
-        _log.info("ready", home=str(home.path), http=parts.condition.http, socket=str(home.mesh_socket))
+        condition = parts.condition
+        _log.info("ready", home=str(home.path), http=condition.http, grpc=condition.grpc, socket=str(home.mesh_socket))
         for warning in parts.warnings():
             _log.warning("warning", text=warning)
         yield parts
@@ -119,7 +119,7 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         _log.info("draining")
 
 
-async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple[Gate, Gate]]:
+async def _assemble(house: House, listener: socket.socket, closing: AsyncExitStack) -> tuple[Parts, tuple[Gate, Gate]]:
     """Put the parts together; the gates are made, but not yet open."""
     home, metrics = house.home, Metrics()
     journal = StoreJournal(house.store, house.clock, metrics)
@@ -132,9 +132,14 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
     admin_gate = Gate(home.admin_socket, home.admin_inner, _owner_only(home, journal), mode=ADMIN_SOCKET_MODE)
     chance = random.SystemRandom().random
     snapshot = await asyncio.to_thread(first_snapshot, house)
-    desk = Desk(Services(issuance, mesh_gate, journal, house.clock, chance), snapshot)
+    tokens = TokenIssuance(house.authority, metrics)
+    closing.callback(tokens.close)
+    services = Services(issuance, mesh_gate, journal, house.clock, chance, tokens=tokens, followed=journal.jwt_in_force)
+    desk = Desk(services, snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
+    tcp = tcp_side(house, issuance, journal, listener)
+    state.watch_revoked(tcp.revoked)
     rotations = Rotations(house.authority, journal)
     closing.push_async_callback(rotations.close)
     streams = StreamTable(house.clock.now)
@@ -149,39 +154,17 @@ async def _assemble(house: House, closing: AsyncExitStack) -> tuple[Parts, tuple
         metrics=metrics,
         streams=streams,
         condition=Condition(),
+        tcp=tcp,
+        agents=AgentHub(),
         warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
     )
-    mesh, admin = _mesh_server(parts), _admin_server(parts, admin_gate)
-    closing.push_async_callback(_drain, parts, (mesh, admin), (mesh_gate, admin_gate))
-    for server, path in ((mesh, home.mesh_inner), (admin, home.admin_inner)):
+    offered = methods(house.config.attestors, house.authority.realm.trust_domain, house.clock)
+    mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, offered)
+    closing.push_async_callback(_drain, parts, (mesh, admin, remote), (mesh_gate, admin_gate))
+    for server, path in ((mesh, home.mesh_inner), (admin, home.admin_inner), (remote, tcp.inner)):
         _bind(server, path)
         await server.start()
     return parts, (mesh_gate, admin_gate)
-
-
-def _mesh_server(parts: Parts) -> Any:
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(handlers(parts.desk, parts.streams))
-    return server
-
-
-def _admin_server(parts: Parts, gate: Gate) -> Any:
-    trust, audits, backups = TrustService(parts), AuditService(parts), BackupService(parts)
-    meshes = MeshService(parts)
-    services = (
-        meshes,
-        EndpointService(parts),
-        RegistrationService(parts),
-        CertificateService(parts),
-        EnvoyService(parts),
-        audits,
-        trust,
-    )
-    unary = {name: method for service in services for name, method in service.calls().items()}
-    streams = {**meshes.streams(), **trust.streams(), **audits.streams(), **backups.streams()}
-    server = grpc.aio.server(options=_ADMIN_OPTIONS)
-    admin_pb2_grpc.add_AdminServicer_to_server(servicer(gate, unary, streams), server)
-    return server
 
 
 def _bind(server: Any, path: Path) -> None:
@@ -212,7 +195,7 @@ def _owner_only(home: Home, journal: StoreJournal) -> Callable[[Process], None]:
     return check
 
 
-async def _drain(parts: Parts, servers: tuple[Any, Any], gates: tuple[Gate, Gate]) -> None:
+async def _drain(parts: Parts, servers: tuple[Any, ...], gates: tuple[Gate, Gate]) -> None:
     """End what runs, in an order in which nothing is lost."""
     parts.condition.state = "draining"
     parts.desk.drain()
@@ -220,7 +203,7 @@ async def _drain(parts: Parts, servers: tuple[Any, Any], gates: tuple[Gate, Gate
     await asyncio.gather(*(server.stop(_GRACE) for server in servers))
     await parts.desk.leaves.close()
     await parts.issuance.close()
-    for gate in gates:
+    for gate in (*gates, parts.tcp.gate):
         gate.close()
     parts.journal.flush()
     try:

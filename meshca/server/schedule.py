@@ -22,6 +22,7 @@ _log = structlog.get_logger(__name__)
 
 _GATHERED = 1.0
 _KEYS = 5.0
+_TCP = 5.0  # how long a caller stays whom another replica has revoked
 _UPSTREAM = 5.0
 _SHORTEST_TICK, _LONGEST_TICK = 0.25, 60.0
 _TICKS_PER_LIFE = 12
@@ -53,6 +54,7 @@ class Schedule:
         self._add("rotation", every, parts.rotations.tick)
         self._add("clock", every, self._clock)
         self._add("state", every, parts.state.refresh)
+        self._add("tcp", min(every, _TCP), parts.tcp.tick)
         self._add("audit checkpoint", every, self._checkpoint)
         self._add("retention", _RETENTION, self._retention)
 
@@ -82,6 +84,7 @@ class Schedule:
 
     async def _leaves(self) -> None:
         self._parts.desk.leaves.tick()
+        self._parts.desk.workloads.tick()
         self._parts.desk.replace_tainted()
 
     async def _key_stores(self) -> None:
@@ -103,6 +106,7 @@ class Schedule:
         house, now = self._parts.house, self._parts.house.clock.now()
         retention, before = Retention(house.store), now - house.config.retention
         await asyncio.to_thread(house.acknowledgements.forget, before, now)
+        await asyncio.to_thread(house.jwt_holders.forget, now)
         for _ in range(_BATCHES):
             if await asyncio.to_thread(retention.archive, before, now) < retention.batch:
                 return

@@ -21,7 +21,8 @@ from types import MappingProxyType
 import structlog
 from sqlalchemy import select
 
-from meshca.authority.events import Event, LeafRevoked, Resumed, TrustAlarm, TrustChanged
+from meshca.authority.events import Event, JwtTrustChanged, LeafRevoked, Resumed, TrustAlarm, TrustChanged
+from meshca.authority.jwt_trust import JwtTrust
 from meshca.authority.trust import Trust
 from meshca.delivery.desk import Desk
 from meshca.delivery.effects import Connected, Effect, Prepared, effects, prepared
@@ -49,6 +50,7 @@ def first_snapshot(house: House) -> Snapshot:
         suspended=house.authority.suspended(),
         epochs=MappingProxyType(house.epochs.load()),
         endpoints=MappingProxyType({**house.endpoints.load()}),
+        jwt=house.authority.jwt_keys.trust,
         frozen=house.authority.freezing.frozen(),
     )
 
@@ -83,6 +85,7 @@ class State:
         self._in_order = threading.Lock()
         self._applying = asyncio.Lock()
         self._trust_told: set[Callable[[], None]] = set()
+        self._revoked_told: set[Callable[[frozenset[str]], None]] = set()
         house.authority.subscribe(self._happened)
         self._show()
 
@@ -95,6 +98,10 @@ class State:
         """Call ``told`` after each change of trust or suspensions; returns how to stop."""
         self._trust_told.add(told)
         return lambda: self._trust_told.discard(told)
+
+    def watch_revoked(self, told: Callable[[frozenset[str]], None]) -> None:
+        """Call ``told`` with the serials of what is revoked, from now on."""
+        self._revoked_told.add(told)
 
     async def propose(self, judge: Callable[[MeshState], Proposal]) -> tuple[Proposal, tuple[Effect, ...]]:
         """Judge a change without making it; return as well what it would send.
@@ -200,20 +207,31 @@ class State:
     def _on_loop(self, event: Event, epochs: Mapping[str, int], suspended: frozenset[SpiffeId]) -> None:
         match event:
             case LeafRevoked():
-                self._metrics.revoked.inc(len(event.serials))
-                if event.suspended:
-                    self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
-                self._desk.revoked(event.serials, suspended=event.suspended)
+                self._leaf_revoked(event, epochs, suspended)
             case Resumed():
                 self._put(replace(self.snapshot, suspended=suspended))
             case TrustChanged():
                 self._trust_changed(event.trust, epochs)
+            case JwtTrustChanged():
+                self._jwt_trust_changed(event.trust)
             case TrustAlarm():
                 self._metrics.alarms.inc()
+
+    def _leaf_revoked(self, event: LeafRevoked, epochs: Mapping[str, int], suspended: frozenset[SpiffeId]) -> None:
+        self._metrics.revoked.inc(len(event.serials))
+        if event.suspended:
+            self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
+        self._desk.revoked(event.serials, suspended=event.suspended)
+        for told in tuple(self._revoked_told):
+            told(event.serials)
 
     def _trust_changed(self, trust: Trust, epochs: Mapping[str, int]) -> None:
         if trust.generation >= self.snapshot.trust.generation:
             self._put(replace(self.snapshot, trust=trust, epochs=self._merged(epochs)))
+
+    def _jwt_trust_changed(self, trust: JwtTrust) -> None:
+        if trust.generation >= self.snapshot.jwt.generation:
+            self._put(replace(self.snapshot, jwt=trust))
 
     def _merged(self, epochs: Mapping[str, int]) -> Mapping[str, int]:
         """Return the newest of each epoch: they only grow, so an older reading cannot take one back."""

@@ -62,7 +62,9 @@ def _warnings(house: House, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _holds_for_server(registration: Registration) -> bool:
-    return any(str(selector) == f"unix:uid:{os.geteuid()}" for selector in registration.selectors)
+    return not registration.parent and any(
+        str(selector) == f"unix:uid:{os.geteuid()}" for selector in registration.selectors
+    )
 
 
 def _upstream(house: House, snapshot: Snapshot) -> Iterator[str]:

@@ -1,14 +1,14 @@
 """Trust bundles in the forms that others read: PEM, JWKS, and the SPIFFE bundle (SPIFFE Trust Domain and Bundle §4).
 
 Rules kept here (X509-SVID §6.1): one JWK per CA certificate, ``use`` is ``x509-svid``, ``kid`` is not set, ``x5c``
-holds exactly that certificate. The same certificates give the same bytes.
+holds exactly that certificate. The keys of JWT-SVIDs follow (jwks.py). The same content gives the same bytes.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -24,15 +24,17 @@ def pem(ders: Iterable[bytes]) -> bytes:
     return b"".join(_pem_block(der) for der in ders)
 
 
-def jwks(ders: Iterable[bytes]) -> bytes:
-    """Return the certificates as a plain JWK Set."""
-    return _json({"keys": [_jwk(der) for der in ders]})
+def jwks(ders: Iterable[bytes], jwt_keys: Iterable[Mapping[str, Any]] = ()) -> bytes:
+    """Return the certificates, then the keys of JWT-SVIDs, as a plain JWK Set."""
+    return _json({"keys": [*map(_jwk, ders), *jwt_keys]})
 
 
-def spiffe_jwks(ders: Iterable[bytes], sequence: int, refresh_hint: int) -> bytes:
+def spiffe_jwks(
+    ders: Iterable[bytes], sequence: int, refresh_hint: int, jwt_keys: Iterable[Mapping[str, Any]] = ()
+) -> bytes:
     """Return the SPIFFE bundle; ``sequence`` grows with every change, ``refresh_hint`` is in seconds."""
     document = {
-        "keys": [_jwk(der) for der in ders],
+        "keys": [*map(_jwk, ders), *jwt_keys],
         "spiffe_sequence": sequence,
         "spiffe_refresh_hint": refresh_hint,
     }
@@ -51,10 +53,10 @@ def _json(document: dict[str, Any]) -> bytes:
 
 def _jwk(der: bytes) -> dict[str, Any]:
     key = x509.load_der_x509_certificate(der).public_key()
-    return {"use": "x509-svid", **_key_members(key), "x5c": [base64.b64encode(der).decode()]}
+    return {"use": "x509-svid", **key_members(key), "x5c": [base64.b64encode(der).decode()]}
 
 
-def _key_members(key: object) -> dict[str, str]:
+def key_members(key: object) -> dict[str, str]:
     """Return the members of RFC 7518 §6.2 (EC) or §6.3 (RSA, which an upstream root may have)."""
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         numbers, size = key.public_numbers(), (key.curve.key_size + 7) // 8

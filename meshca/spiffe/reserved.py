@@ -33,6 +33,21 @@ def admin(trust_domain: TrustDomain, name: str) -> SpiffeId:
     return SpiffeId(trust_domain, f"{_ROOM}/admin/{_one_segment(name)}")
 
 
+def admin_name(spiffe_id: SpiffeId) -> str | None:
+    """Return the name of the remote administrator that has this ID, or None."""
+    return _name_under("admin", spiffe_id)
+
+
+def agent_id(spiffe_id: SpiffeId) -> str | None:
+    """Return the id of the node agent that has this ID, or None."""
+    return _name_under("agent", spiffe_id)
+
+
+def is_server(spiffe_id: SpiffeId) -> bool:
+    """Whether this is the ID of a replica of the server."""
+    return _name_under("server", spiffe_id) is not None
+
+
 def is_reserved(spiffe_id: SpiffeId) -> bool:
     """Whether the ID is ``/meshca`` or lies under it, in whatever trust domain."""
     return spiffe_id.path == _ROOM or spiffe_id.path.startswith(f"{_ROOM}/")
@@ -43,3 +58,10 @@ def _one_segment(name: str) -> str:
     if "/" in name or not name:
         raise IdentityError("the name of one of meshca's own identities is one path segment", value=name)
     return name
+
+
+def _name_under(room: str, spiffe_id: SpiffeId) -> str | None:
+    match spiffe_id.segments:
+        case ("meshca", found, name) if found == room:
+            return name
+    return None

@@ -106,6 +106,7 @@ class AuditLog:
         if not head.seq or head == self._last:
             return None
         checkpoint = self._signed(head, now)
+        self._finish_replacing()
         stage_file(self._policy.file, checkpoint)
         self._store.write(lambda transaction: insert_checkpoint(transaction.connection, checkpoint))
         replace_file(self._policy.file)
@@ -171,6 +172,15 @@ class AuditLog:
             checks.setdefault(record.writer, ChainCheck(record.writer)).read(record)
             records += 1
         return records, [finding for _, check in sorted(checks.items()) for finding in check.finish()]
+
+    def _finish_replacing(self) -> None:
+        """Let a first copy that is committed take its place, where its process died before: the next overwrites it."""
+        if self._policy.file.exists():
+            return
+        with self._store.read() as connection:
+            stored = load_checkpoints(connection)
+        if self._was_being_replaced(stored):
+            replace_file(self._policy.file)
 
     def _was_being_replaced(self, stored: Sequence[Checkpoint]) -> bool:
         """Whether the home's first checkpoint of all is about to take its place, or its process died before it did."""

@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from meshca.authority.ports import Abandoned, Intent, Result
 from meshca.errors import ConflictError
+from meshca.store.agents import burn
 from meshca.store.conditional import share_suspensions
 from meshca.store.errors import breaks_constraint
 from meshca.store.freezing import IS_FROZEN
@@ -86,14 +87,27 @@ def insert_intents(connection: Connection, intents: Sequence[Intent]) -> list[bo
     """
     share_suspensions(connection)
     try:
-        counts = _INSERT_INTENT.run_each(connection, [_intent_row(intent) for intent in intents])
+        counts = iter(
+            _INSERT_INTENT.run_each(connection, [_intent_row(intent) for intent in intents if not intent.claim])
+        )
+        return [_claimed(connection, intent) if intent.claim else next(counts) == 1 for intent in intents]
     except Exception as error:
         if breaks_constraint(error):
             raise ConflictError(
                 "a serial number has been used before", remedy="call again: a new one is drawn"
             ) from error
         raise
-    return [count == 1 for count in counts]
+
+
+def _claimed(connection: Connection, intent: Intent) -> bool:
+    """Write an intent and use up what it claims, both or neither."""
+    both = connection.begin_nested()
+    [count] = _INSERT_INTENT.run_each(connection, [_intent_row(intent)])
+    if count == 1 and intent.claim and burn(connection, intent.claim, micros(intent.created_at)):
+        both.commit()
+        return True
+    both.rollback()
+    return False
 
 
 def finish_intents(connection: Connection, results: Sequence[Result | Abandoned]) -> list[bool]:

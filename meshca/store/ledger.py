@@ -9,7 +9,7 @@ from meshca.authority.audit import AuditEntry
 from meshca.authority.ports import Abandoned, Intent, Ledger, Result, Revocation, TrustChange
 from meshca.authority.records import AuthorityRecord, CaRequest, CertificateFilter, CertificateRecord, Freeze, Realm
 from meshca.spiffe.id import SpiffeId
-from meshca.store import freezing
+from meshca.store import freezing, jwt
 from meshca.store.certificates import find_certificate, list_certificates
 from meshca.store.conditional import own_suspensions
 from meshca.store.engine import Store, Transaction
@@ -23,6 +23,7 @@ from meshca.store.revocation import (
     suspend_identity,
     suspended_identities,
 )
+from meshca.store.schema import AUTHORITIES, JWT_KEYS
 from meshca.store.trust import (
     advance_generation,
     hasten,
@@ -94,7 +95,7 @@ class SqlLedger:
         """Make an activation due; False when it is already."""
 
         def hasten_it(transaction: Transaction) -> bool:
-            if not hasten(transaction.connection, ca_id, at):
+            if not any(hasten(transaction.connection, ca_id, at, table) for table in (AUTHORITIES, JWT_KEYS)):
                 return False
             transaction.audit(audit)
             return True
@@ -105,7 +106,9 @@ class SqlLedger:
         """Mark CAs as believed stolen; returns those that were not yet."""
 
         def taint_them(transaction: Transaction) -> list[str]:
-            marked = taint(transaction.connection, ca_ids, at)
+            marked = [
+                each for table in (AUTHORITIES, JWT_KEYS) for each in taint(transaction.connection, ca_ids, at, table)
+            ]
             transaction.audit(*(each for each in audit if each.subject in marked))
             return marked
 
@@ -238,6 +241,35 @@ class SqlLedger:
             return True
 
         return self._store.write(keep_it)
+
+    def jwt_keys(self) -> list[AuthorityRecord]:
+        """Return every key that signs or has signed JWT-SVIDs, oldest generation first."""
+        with self._store.read() as connection:
+            return jwt.load_keys(connection)
+
+    def jwt_generation(self) -> int:
+        """Return how often the JWT bundle has changed."""
+        with self._store.read() as connection:
+            return jwt.load_generation(connection)
+
+    def change_jwt_keys(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
+        """Make the next generation of the JWT bundle, all or nothing."""
+
+        def change_them(transaction: Transaction) -> None:
+            jwt.change_keys(transaction.connection, change)
+            transaction.audit(*audit)
+
+        self._store.write(change_them)
+
+    def admit_token(self, spiffe_id: SpiffeId, key_id: str, audit: AuditEntry) -> bool:
+        """Write the entry of a token; False where it may not be answered."""
+
+        def admit(transaction: Transaction) -> bool:
+            admitted = jwt.is_admitted(transaction.connection, spiffe_id, key_id)
+            transaction.audit(*[audit] * admitted)
+            return admitted
+
+        return self._store.write(admit)
 
     def latest_crls(self) -> dict[str, Crl]:
         """Return the newest CRL of each issuer."""

@@ -27,7 +27,7 @@ from meshca.store import migrate
 from meshca.store.appending import AuditAppender
 from meshca.store.dump import DumpError, Loader
 from meshca.store.engine import Store, briefly
-from meshca.store.schema import ACKNOWLEDGEMENTS, AUTHORITIES, CRLS, METADATA, REALM
+from meshca.store.schema import ACKNOWLEDGEMENTS, AUTHORITIES, CRLS, JWT_HOLDERS, METADATA, REALM
 from meshca.store.times import micros, moment
 
 FIRST_WRITER = "server"
@@ -127,18 +127,20 @@ def _taken(table: str) -> ConflictError:
 def _make_safe(connection: Connection, restoration: Restoration, actor: str) -> AuditEntry:
     floor = _seconds(restoration.restored_at)
     _raise_crl_numbers(connection, floor)
-    realm = connection.execute(select(REALM.c.trust_domain, REALM.c.trust_generation)).first()
+    realm = connection.execute(select(REALM.c.trust_domain, REALM.c.trust_generation, REALM.c.jwt_generation)).first()
     if realm is None:
         raise DumpError("the backup holds no trust domain")
     generation = max(realm.trust_generation + 1, floor)
     connection.execute(
         update(REALM).values(
             trust_generation=generation,
+            jwt_generation=max(realm.jwt_generation + 1, floor),  # who fetched the bundle takes no older one
             restored_at=micros(restoration.restored_at),
             backup_at=micros(restoration.backup_at),
         )
     )
     connection.execute(delete(ACKNOWLEDGEMENTS))
+    connection.execute(delete(JWT_HOLDERS))
     made = restoration.backup_at.isoformat(timespec="seconds")
     reason = f"backup of {made}; trust generation {generation}, CRL numbers from {floor} on"
     return AuditEntry(audit.RESTORE, realm.trust_domain, audit.OK, reason, actor)

@@ -73,6 +73,8 @@ REALM = Table(
     _optional_number("backup_at"),
     _optional_text("frozen_by"),
     _optional_text("frozen_reason"),
+    # How often the set of keys that sign JWT-SVIDs has changed.
+    Column("jwt_generation", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("id = 1", name="one_row"),
 )
 
@@ -105,6 +107,43 @@ for _state in ("active", "prepared"):
         sqlite_where=text(f"state = '{_state}' AND role <> 'intermediate'"),
         postgresql_where=text(f"state = '{_state}' AND role <> 'intermediate'"),
     )
+
+# Keys that sign JWT-SVIDs: no CAs, and in slots like theirs (authority/jwt_keys.py).
+JWT_KEYS = Table(
+    "jwt_keys",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    _text("state"),
+    _number("generation"),
+    _bytes("spki"),
+    _text("key_ref"),
+    _number("not_before"),
+    _number("not_after"),
+    _optional_number("prepared_at"),
+    _optional_number("activate_at"),
+    _optional_number("activated_at"),
+    _optional_number("retired_at"),
+    _optional_number("tainted_at"),
+    CheckConstraint("state IN ('prepared', 'active', 'old', 'removed')", name="state"),
+)
+for _state in ("active", "prepared"):
+    Index(
+        f"uq_jwt_keys_{_state}",
+        JWT_KEYS.c.state,
+        unique=True,
+        sqlite_where=text(f"state = '{_state}'"),
+        postgresql_where=text(f"state = '{_state}'"),
+    )
+
+# Who follows the bundle of these keys, which generation they were given, and until when they count.
+JWT_HOLDERS = Table(
+    "jwt_holders",
+    METADATA,
+    Column("holder", Text, primary_key=True),
+    _text("spiffe_id"),  # one that it may have
+    _number("generation"),
+    _number("until"),
+)
 
 
 def _certificates(name: str) -> Table:
@@ -313,4 +352,39 @@ SEALED_KEYS = Table(
     _text("role"),
     _bytes("sealed"),
     _number("created_at"),
+)
+
+# Who may call over TCP, beside agents: the name in /meshca/admin/<name>, and what it may do.
+ADMINS = Table(
+    "admins",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    _text("role"),
+    _number("added_at"),
+    _text("added_by"),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+)
+
+# Node agents that have attested; ``serial`` and ``not_after`` are of their newest certificate.
+AGENTS = Table(
+    "agents",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    _text("method"),
+    _number("attested_at"),
+    _text("serial"),
+    _number("not_after"),
+)
+
+# What an agent may join with, once: only a hash of it; burnt by the key (SHA-256 of its SPKI) that came with it.
+JOIN_TOKENS = Table(
+    "join_tokens",
+    METADATA,
+    Column("secret_hash", Text, primary_key=True),
+    _text("agent_id"),
+    _number("created_at"),
+    _text("created_by"),
+    _number("expires_at"),
+    _optional_number("burnt_at"),
+    _optional_text("burnt_by"),
 )

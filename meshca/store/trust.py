@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
 
 from meshca.authority.lifetimes import Lifetimes
 from meshca.authority.ports import Move, Reparent
@@ -106,14 +106,14 @@ def insert_authority(connection: Connection, record: AuthorityRecord) -> None:
         "key_ref": record.key_ref,
         "not_before": micros(record.not_before),
         "not_after": micros(record.not_after),
-        **{name: _micros(getattr(record, name)) for name in _MOMENTS},
+        **moments_row(record),
     }
     if not insert_missing(connection, AUTHORITIES, row):
         raise ConflictError(f"CA {record.id} is known, or another {record.role} CA is {record.state} already")
 
 
-def move_authority(connection: Connection, move: Move) -> None:
-    """Change the state of one CA.
+def move_authority(connection: Connection, move: Move, table: Table = AUTHORITIES) -> None:
+    """Change the state of one CA, or signing key.
 
     Raises:
         ConflictError: it is not in the state it is to leave.
@@ -121,9 +121,10 @@ def move_authority(connection: Connection, move: Move) -> None:
     values: dict[str, Any] = {"state": move.after}
     if stamp := _STAMPS.get(move.after):
         values[stamp] = micros(move.at)
-    unchanged = (AUTHORITIES.c.id == move.id) & (AUTHORITIES.c.state == move.before)
-    if connection.execute(update(AUTHORITIES).where(unchanged).values(values)).rowcount != 1:
-        raise ConflictError(f"CA {move.id} is not {move.before} any more")
+    unchanged = (table.c.id == move.id) & (table.c.state == move.before)
+    if connection.execute(update(table).where(unchanged).values(values)).rowcount != 1:
+        what = "CA" if table is AUTHORITIES else "key"
+        raise ConflictError(f"{what} {move.id} is not {move.before} any more")
 
 
 def reparent(connection: Connection, wanted: Reparent) -> None:
@@ -137,20 +138,20 @@ def reparent(connection: Connection, wanted: Reparent) -> None:
         raise ConflictError(f"CA {wanted.id} does not stand below {wanted.before} any more")
 
 
-def hasten(connection: Connection, ca_id: str, at: datetime) -> bool:
-    """Make the activation of a prepared CA due at this time, unless it is earlier already."""
-    later = AUTHORITIES.c.activate_at.is_(None) | (AUTHORITIES.c.activate_at > micros(at))
-    due = update(AUTHORITIES).where(AUTHORITIES.c.id == ca_id, AUTHORITIES.c.state == "prepared", later)
+def hasten(connection: Connection, ca_id: str, at: datetime, table: Table = AUTHORITIES) -> bool:
+    """Make the activation of a prepared CA, or signing key, due at this time, unless it is earlier already."""
+    later = table.c.activate_at.is_(None) | (table.c.activate_at > micros(at))
+    due = update(table).where(table.c.id == ca_id, table.c.state == "prepared", later)
     return connection.execute(due.values(activate_at=micros(at))).rowcount == 1
 
 
-def taint(connection: Connection, ca_ids: Sequence[str], at: datetime) -> list[str]:
-    """Mark those of the CAs that are in use and not tainted yet, and return which these are."""
+def taint(connection: Connection, ca_ids: Sequence[str], at: datetime, table: Table = AUTHORITIES) -> list[str]:
+    """Mark those of the CAs, or signing keys, that are in use and not tainted yet, and return which these are."""
     wanted = (
-        update(AUTHORITIES)
-        .where(AUTHORITIES.c.id.in_(ca_ids), AUTHORITIES.c.state != "removed", AUTHORITIES.c.tainted_at.is_(None))
+        update(table)
+        .where(table.c.id.in_(ca_ids), table.c.state != "removed", table.c.tainted_at.is_(None))
         .values(tainted_at=micros(at))
-        .returning(AUTHORITIES.c.id)
+        .returning(table.c.id)
     )
     return sorted(connection.execute(wanted).scalars())
 
@@ -190,16 +191,20 @@ def _authority(row: Row[Any]) -> AuthorityRecord:
         key_ref=row.key_ref,
         not_before=moment(row.not_before),
         not_after=moment(row.not_after),
-        **{name: _moment(getattr(row, name)) for name in _MOMENTS},
+        **moments_of(row),
     )
 
 
-def _micros(at: datetime | None) -> int | None:
-    return None if at is None else micros(at)
+def moments_row(record: AuthorityRecord) -> dict[str, Any]:
+    """Return when a CA, or a signing key, did what, as its row has it."""
+    found = {name: getattr(record, name) for name in _MOMENTS}
+    return {name: None if at is None else micros(at) for name, at in found.items()}
 
 
-def _moment(found: int | None) -> datetime | None:
-    return None if found is None else moment(found)
+def moments_of(row: Row[Any]) -> dict[str, Any]:
+    """Return the same as its record has it."""
+    found = {name: getattr(row, name) for name in _MOMENTS}
+    return {name: None if at is None else moment(at) for name, at in found.items()}
 
 
 def _crl_row(crl: Crl) -> dict[str, Any]:

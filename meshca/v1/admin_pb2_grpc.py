@@ -194,6 +194,31 @@ class AdminStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.RenderRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.RenderReply.FromString,
                 _registered_method=True)
+        self.AddAdmin = channel.unary_unary(
+                '/meshca.v1.Admin/AddAdmin',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.AddAdminRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.AddAdminReply.FromString,
+                _registered_method=True)
+        self.RenewAdmin = channel.unary_unary(
+                '/meshca.v1.Admin/RenewAdmin',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.RenewAdminRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.AddAdminReply.FromString,
+                _registered_method=True)
+        self.CreateToken = channel.unary_unary(
+                '/meshca.v1.Admin/CreateToken',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
+                _registered_method=True)
+        self.ListAgents = channel.unary_unary(
+                '/meshca.v1.Admin/ListAgents',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.ListAgentsReply.FromString,
+                _registered_method=True)
+        self.EvictAgent = channel.unary_unary(
+                '/meshca.v1.Admin/EvictAgent',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.EvictAgentRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.EvictAgentReply.FromString,
+                _registered_method=True)
         self.AuditTail = channel.unary_unary(
                 '/meshca.v1.Admin/AuditTail',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.AuditTailRequest.SerializeToString,
@@ -426,6 +451,40 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddAdmin(self, request, context):
+        """Administrators over TCP. Their keys are made where they are used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewAdmin(self, request, context):
+        """The caller's own certificate, for a new key; over TCP only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateToken(self, request, context):
+        """Agents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAgents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvictAgent(self, request, context):
+        """Revokes all that the agent and the workloads behind it hold, and suspends the agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AuditTail(self, request, context):
         """Audit.
         """
@@ -615,6 +674,31 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Render,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.RenderRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.RenderReply.SerializeToString,
+            ),
+            'AddAdmin': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddAdmin,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.AddAdminRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.AddAdminReply.SerializeToString,
+            ),
+            'RenewAdmin': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewAdmin,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.RenewAdminRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.AddAdminReply.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.CreateTokenReply.SerializeToString,
+            ),
+            'ListAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgents,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.ListAgentsRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.ListAgentsReply.SerializeToString,
+            ),
+            'EvictAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvictAgent,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.EvictAgentRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.EvictAgentReply.SerializeToString,
             ),
             'AuditTail': grpc.unary_unary_rpc_method_handler(
                     servicer.AuditTail,
@@ -1501,6 +1585,141 @@ class Admin:
             '/meshca.v1.Admin/Render',
             meshca_dot_v1_dot_admin__pb2.RenderRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.RenderReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddAdmin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/AddAdmin',
+            meshca_dot_v1_dot_admin__pb2.AddAdminRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.AddAdminReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewAdmin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/RenewAdmin',
+            meshca_dot_v1_dot_admin__pb2.RenewAdminRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.AddAdminReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/CreateToken',
+            meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/ListAgents',
+            meshca_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.ListAgentsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvictAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/EvictAgent',
+            meshca_dot_v1_dot_admin__pb2.EvictAgentRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.EvictAgentReply.FromString,
             options,
             channel_credentials,
             insecure,

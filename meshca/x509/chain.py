@@ -93,7 +93,7 @@ def verify_svid(
             at,
             leaf_crl_only,
         )
-        spiffe_id = _leaf_identity(certificate)
+        spiffe_id = leaf_identity(certificate)
         _require_trusted(certificate, trust)
     except UNREADABLE as error:
         raise ChainError([f"a certificate or CRL cannot be read: {error}"]) from error
@@ -113,7 +113,7 @@ def dns_names(certificate: bytes) -> tuple[str, ...]:
     return tuple(names.get_values_for_type(x509.DNSName)) if names is not None else ()
 
 
-def _leaf_identity(leaf: x509.Certificate) -> SpiffeId:
+def leaf_identity(leaf: x509.Certificate) -> SpiffeId:
     """Return the identity of a leaf.
 
     Raises:

@@ -4,6 +4,8 @@ Rules kept here:
 - A request proves possession of its key, and its key is one that we certify (P-256 or P-384).
 - What a request asks for is never granted because it asks: it may name no identity, or exactly the one it is for. The
   DNS names that it asks for are handed on, for policy to decide (policy/hostnames.py).
+- A subject is granted if it says the identity itself (``UID=spiffe://…``, for programs that read no URI SAN), refused
+  if it says another one, and otherwise not looked at: people's tools write all sorts of names there.
 - A request that asks for more (another identity, an address, CA rights) is refused, since whoever wrote it expects
   what it won't get.
 """
@@ -39,11 +41,13 @@ class CsrError(InvalidInputError):
 class CsrKey:
     """The public key of a request whose signature proved possession of the private one.
 
-    ``dns_names`` are those it asks for; whoever takes the key has to grant or refuse them.
+    ``dns_names`` are those it asks for; whoever takes the key has to grant or refuse them. ``names_subject``: its
+    subject is the identity it was checked for.
     """
 
     spki: bytes = field(repr=False)
     dns_names: tuple[str, ...] = ()
+    names_subject: bool = False
 
 
 def check_csr(request: bytes, expected: SpiffeId | None) -> CsrKey:
@@ -60,9 +64,10 @@ def check_csr(request: bytes, expected: SpiffeId | None) -> CsrKey:
         _require_signature(csr)
         _require_modest(csr.extensions)
         names = _dns_names(csr.extensions, expected)
+        names_subject = _names_subject(csr.subject, expected)
     except UNREADABLE as error:
         raise CsrError("not a certificate signing request that can be read", remedy=_MAKE_ONE) from error
-    return CsrKey(spki, names)
+    return CsrKey(spki, names, names_subject)
 
 
 def _load(request: bytes) -> x509.CertificateSigningRequest:
@@ -106,6 +111,20 @@ def _require_modest(extensions: x509.Extensions) -> None:
             raise CsrError("it asks for CA:TRUE", remedy="leave basicConstraints out")
         if isinstance(wanted, x509.KeyUsage) and (wanted.key_cert_sign or wanted.crl_sign):
             raise CsrError("it asks for the key usage of a CA", remedy="leave keyUsage out")
+
+
+def _names_subject(subject: x509.Name, expected: SpiffeId | None) -> bool:
+    """Return whether the subject is ``expected``; raise if it is another SPIFFE ID, or one among other names."""
+    names = [(attribute.oid, str(attribute.value)) for attribute in subject]
+    if not any(value.startswith("spiffe:") for _, value in names):
+        return False
+    if expected is None or names != [(x509.NameOID.USER_ID, str(expected))]:
+        raise CsrError(
+            "its subject says another identity, or more than one",
+            value=subject.rfc4514_string(),
+            remedy="leave it empty" if expected is None else f"leave it empty, or write UID={expected} alone",
+        )
+    return True
 
 
 def _dns_names(extensions: x509.Extensions, expected: SpiffeId | None) -> tuple[str, ...]:

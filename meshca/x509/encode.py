@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from functools import lru_cache
 
-from meshca.spiffe.id import SpiffeId
 from meshca.x509 import der
 from meshca.x509.issuer import Issuer
 from meshca.x509.plan import CaPlan, LeafPlan
-from meshca.x509.profile import ca_extensions, ca_subject, leaf_extensions
+from meshca.x509.profile import Names, ca_extensions, ca_subject, leaf_extensions, leaf_subject, names_of
 from meshca.x509.publickey import Curve, curve_of, key_identifier
 
 _VERSION_3 = der.explicit(0, der.integer(2))
@@ -17,16 +16,17 @@ KEY_IDENTIFIER_BYTES = 20
 
 
 def leaf_tbs(plan: LeafPlan) -> bytes:
-    """Return the TBSCertificate of a leaf (RFC 5280 §4.1); its subject is empty."""
+    """Return the TBSCertificate of a leaf (RFC 5280 §4.1)."""
+    names = names_of(plan)
     return der.sequence(
         _VERSION_3,
         der.integer(plan.serial),
         plan.issuer.curve.signature_algorithm,
         plan.issuer.subject,
         _validity(plan.not_before, plan.not_after),
-        der.EMPTY_SEQUENCE,
+        _subject(names),
         plan.spki,
-        _extensions_without_key(plan.issuer, plan.spiffe_id, plan.dns_names),
+        _extensions_without_key(plan.issuer, names),
         key_identifier(plan.spki),
     )
 
@@ -63,11 +63,16 @@ def assemble(tbs: bytes, curve: Curve, signature: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _extensions_without_key(issuer: Issuer, spiffe_id: SpiffeId, dns_names: tuple[str, ...]) -> bytes:
+def _extensions_without_key(issuer: Issuer, names: Names) -> bytes:
     """Return the extensions of a leaf up to the key identifier, with which they end."""
     any_key = bytes(KEY_IDENTIFIER_BYTES)
-    wanted = leaf_extensions(issuer, spiffe_id, dns_names, any_key)
+    wanted = leaf_extensions(issuer, names, any_key)
     return der.explicit(3, der.sequence(*(each.encoded for each in wanted)))[:-KEY_IDENTIFIER_BYTES]
+
+
+@lru_cache(maxsize=256)
+def _subject(names: Names) -> bytes:
+    return leaf_subject(names).public_bytes() if names.in_subject else der.EMPTY_SEQUENCE
 
 
 @lru_cache(maxsize=256)

@@ -19,6 +19,7 @@ from meshca.x509.serial import SERIAL_BYTES
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*")
 _DNS_NAME_LIMIT = 253
+_USER_ID_LIMIT = 256
 _OLDEST_START = BACKDATING + timedelta(seconds=1)
 _SERIAL_LIMIT = 1 << (8 * SERIAL_BYTES)
 _END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)  # RFC 5280 §4.1.2.5
@@ -104,6 +105,17 @@ def identity_is_in_the_profiles_room(case: LeafCase) -> str | None:
 def profile_is_a_leafs(case: LeafCase) -> str | None:
     """A leaf has the profile of a leaf."""
     return f"{case.profile.name} is the profile of a CA" if case.profile.is_ca else None
+
+
+@lint("L09", "RFC 5280 §4.1.2.6, RFC 1274 ub-user-identifier")
+def subject_is_the_profiles(case: LeafCase) -> str | None:
+    """The subject says the identity only where the profile has that, and only in at most 256 characters."""
+    if not case.plan.names_subject:
+        return None
+    if not case.profile.subject:
+        return f"the profile {case.profile.name} has an empty subject"
+    size = len(str(case.plan.spiffe_id))
+    return None if size <= _USER_ID_LIMIT else f"{size} characters are too many for a user ID"
 
 
 @lint("B01", "RFC 5480 §2.1.1, SP 800-57 part 1 §5.6.1")
@@ -239,6 +251,7 @@ LEAF_LINTS: tuple[Lint[LeafCase], ...] = (
     dns_names_are_the_profiles,
     identity_is_in_the_profiles_room,
     profile_is_a_leafs,
+    subject_is_the_profiles,
     *_BOTH,
 )
 CA_LINTS: tuple[Lint[CaCase], ...] = (

@@ -25,6 +25,7 @@ class LeafPlan:
     not_after: datetime
     issuer: Issuer
     dns_names: tuple[str, ...] = ()
+    names_subject: bool = False  # whether the subject says the identity, too
 
 
 @dataclass(frozen=True, slots=True)

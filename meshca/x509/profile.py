@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
@@ -14,7 +15,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509 import der
 from meshca.x509.issuer import Issuer
-from meshca.x509.plan import CaPlan
+from meshca.x509.plan import CaPlan, LeafPlan
 from meshca.x509.profiles import PROFILES, SVID
 from meshca.x509.publickey import ca_id, key_identifier
 
@@ -68,13 +69,31 @@ CA_KEY_USAGE = Wanted(
 )
 
 
-def leaf_extensions(issuer: Issuer, spiffe_id: SpiffeId, dns_names: tuple[str, ...], key: bytes) -> tuple[Wanted, ...]:
-    """Return what a leaf carries, the key identifier last; no basicConstraints, so cA=FALSE (RFC 5280 §4.2.1.9)."""
+# X509-SVID §4.1. Absent would mean the same (RFC 5280 §4.2.1.9), but py-spiffe refuses a leaf that does not say it.
+LEAF_BASIC_CONSTRAINTS = Wanted(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+
+
+class Names(NamedTuple):
+    """What a leaf says of who it is for."""
+
+    spiffe_id: SpiffeId
+    dns_names: tuple[str, ...] = ()
+    in_subject: bool = False
+
+
+def names_of(plan: LeafPlan) -> Names:
+    """Return what the plan names."""
+    return Names(plan.spiffe_id, plan.dns_names, plan.names_subject)
+
+
+def leaf_extensions(issuer: Issuer, names: Names, key: bytes) -> tuple[Wanted, ...]:
+    """Return what a leaf carries, the key identifier last."""
     return (
+        LEAF_BASIC_CONSTRAINTS,
         LEAF_KEY_USAGE,
         LEAF_EXTENDED_KEY_USAGE,
-        # Critical because the subject is empty (X509-SVID §3.1, RFC 5280 §4.2.1.6).
-        _names(spiffe_id, dns_names, critical=True),
+        # Critical where the subject is empty, and only there (X509-SVID §3.1, RFC 5280 §4.2.1.6).
+        _names(names.spiffe_id, names.dns_names, critical=not names.in_subject),
         authority_key(issuer.key_identifier),
         _subject_key(key),
     )
@@ -110,6 +129,14 @@ def _names(spiffe_id: SpiffeId, dns_names: tuple[str, ...], *, critical: bool) -
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
     names += [x509.DNSName(name) for name in dns_names]
     return Wanted(x509.SubjectAlternativeName(names), critical=critical)
+
+
+def leaf_subject(names: Names) -> x509.Name:
+    """Return a leaf's subject: empty, or the identity as its only attribute.
+
+    As a user ID (RFC 4519 §2.39), because a common name ends at 64 characters (RFC 5280 appendix A.1).
+    """
+    return x509.Name([x509.NameAttribute(NameOID.USER_ID, str(names.spiffe_id))] if names.in_subject else [])
 
 
 def ca_subject(plan: CaPlan) -> x509.Name:

@@ -35,6 +35,7 @@ class Profile:
     max_ttl: timedelta
     key_types: tuple[str, ...] = KEY_TYPES
     dns_names: bool = False  # whether DNS names may stand beside the SPIFFE ID
+    subject: bool = False  # whether the subject may say the SPIFFE ID, too
     extended_usages: tuple[ObjectIdentifier, ...] = ()
     room: str = ""  # a leaf: where its identities lie; empty: anywhere but under /meshca/
     path_length: int | None = None  # a CA: how many CAs may stand below it; None: no CA
@@ -50,7 +51,7 @@ class Profile:
         return self if life >= self.max_ttl else replace(self, max_ttl=life)
 
 
-SVID = Profile("svid", _LEAF, dns_names=True, extended_usages=_BOTH_SIDES)
+SVID = Profile("svid", _LEAF, dns_names=True, subject=True, extended_usages=_BOTH_SIDES)
 SERVER = Profile("server", _LEAF, extended_usages=_BOTH_SIDES, room="/meshca/server/")
 AGENT = Profile("agent", _LEAF, extended_usages=_BOTH_SIDES, room="/meshca/agent/")
 ADMIN = Profile("admin", _LEAF, extended_usages=_BOTH_SIDES, room="/meshca/admin/")

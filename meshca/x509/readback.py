@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from meshca.spiffe.id import SpiffeId
 from meshca.x509 import der, encode
 from meshca.x509.issuer import Issuer
 from meshca.x509.lint import Lint, LintError, lint
 from meshca.x509.plan import CaPlan, LeafPlan
-from meshca.x509.profile import Wanted, ca_extensions, ca_subject, leaf_extensions
+from meshca.x509.profile import Names, Wanted, ca_extensions, ca_subject, leaf_extensions, leaf_subject, names_of
 from meshca.x509.publickey import Curve, key_identifier
 
 # Reading back needs a certificate, which needs some signature; nobody verifies this one.
@@ -56,14 +55,15 @@ def read_leaf(plan: LeafPlan, tbs: bytes) -> Draft:
         LintError: the extensions are not those of the profile.
     """
     issuer = plan.issuer
-    extensions = _proven_without_key(issuer, plan.spiffe_id, plan.dns_names) + key_identifier(plan.spki)
+    names = names_of(plan)
+    extensions = _proven_without_key(issuer, names) + key_identifier(plan.spki)
     expected = Expected(
         plan.serial,
         issuer.curve,
         issuer.subject,
         plan.not_before,
         plan.not_after,
-        der.EMPTY_SEQUENCE,
+        leaf_subject(names).public_bytes() if names.in_subject else der.EMPTY_SEQUENCE,
         plan.spki,
         extensions,
     )
@@ -97,10 +97,11 @@ def _parse(tbs: bytes, curve: Curve) -> x509.Certificate:
 
 
 @lru_cache(maxsize=4096)
-def _proven_without_key(issuer: Issuer, spiffe_id: SpiffeId, dns_names: tuple[str, ...]) -> bytes:
+def _proven_without_key(issuer: Issuer, names: Names) -> bytes:
     """Return the extensions of an identity up to the key identifier, read back for a specimen with the issuer's key."""
-    specimen = LeafPlan(spiffe_id, issuer.spki, 1, issuer.not_before, issuer.not_after, issuer, dns_names)
-    wanted = leaf_extensions(issuer, spiffe_id, dns_names, key_identifier(issuer.spki))
+    start, end = issuer.not_before, issuer.not_after
+    specimen = LeafPlan(names.spiffe_id, issuer.spki, 1, start, end, issuer, names.dns_names, names.in_subject)
+    wanted = leaf_extensions(issuer, names, key_identifier(issuer.spki))
     proven = _proven(encode.leaf_tbs(specimen), issuer.curve, wanted)
     return proven[: -encode.KEY_IDENTIFIER_BYTES]
 
@@ -146,7 +147,7 @@ def times_are_the_planned(draft: Draft) -> str | None:
 
 @lint("R06", "RFC 5280 §4.1.2.6, X509-SVID §3.1")
 def subject_is_the_planned(draft: Draft) -> str | None:
-    """A leaf's subject is empty, a CA's is its own."""
+    """A leaf's subject is empty or its identity, as planned; a CA's is its own."""
     return None if draft.fields[5] == draft.expected.subject else "another subject"
 
 

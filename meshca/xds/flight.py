@@ -48,6 +48,11 @@ class Flight:
         return any(batch.introduces for batch in self._batches.values())
 
     @property
+    def names(self) -> set[str]:
+        """Return the names under way."""
+        return {name for batch in self._batches.values() for name in batch.sent}
+
+    @property
     def digests(self) -> dict[str, str]:
         """Return the content under way and in which name, by digest, both as it is and in the words that were sent."""
         contents = [content for batch in self._batches.values() for content in (batch.meant, batch.sent)]

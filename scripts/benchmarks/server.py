@@ -30,7 +30,8 @@ class Server:
         command = [sys.executable, "-m", "meshca", "--home", str(self.home)]
         subprocess.run([*command, "init", "--trust-domain", "bench.test"], check=True, capture_output=True)
         with (Path(self._folder.name) / "log").open("wb") as log:
-            self._process = subprocess.Popen([*command, "serve", "--http", "127.0.0.1:0"], stdout=log, stderr=log)
+            any_port = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+            self._process = subprocess.Popen([*command, "serve", *any_port], stdout=log, stderr=log)
         end = time.monotonic() + 30
         while not self._ready():
             if time.monotonic() > end or self._process.poll() is not None:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -163,6 +163,18 @@ def test_the_next_generation_has_another_key_and_the_old_one_stays(kept: Kept) -
     assert old.key_ref != new.key_ref
     require_signature(old, b"data", old.sign(b"data"))
     require_signature(new, b"data", new.sign(b"data"))
+
+
+def test_a_key_for_tokens_is_no_cas_and_opens_without_a_certificate(kept: Kept, tmp_path: Path) -> None:
+    issuing = kept.new(label="shared")  # in OpenBao and HSM: what an administrator made for the first issuing CA
+    tokens = kept.stores.create("jwt", TD, 1)
+    assert tokens.spki != issuing.spki
+    record = replace(
+        record_of(issuing), id=tokens.key_id, role="jwt", certificate=b"", key_ref=tokens.key_ref, spki=tokens.spki
+    )
+    with key_stores(tmp_path / "keys", dict(kept.stores.environ)) as another:
+        require_signature(tokens, b"data", another.signer(record).sign(b"data"))
+    require_signature(issuing, b"data", issuing.sign(b"data"))
 
 
 def test_no_secret_is_shown(kept: Kept) -> None:

@@ -192,6 +192,25 @@ def test_a_process_that_died_before_its_first_checkpoint_file_took_its_place_is_
     assert reopened.verify().intact
 
 
+def test_two_deaths_around_the_first_checkpoint_file_are_no_finding(
+    store: Store, signer: CaSigner, policy: CheckpointPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = SqlLedger(store)
+    ledger.create_realm(REALM, [authority(ISSUER, "issuing", signer.certificate)], [], [entry("init")])
+    AuditLog(store, policy).checkpoint(T0)
+    policy.file.rename(f"{policy.file}.new")
+    ledger.record_audit([entry()])
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(audit_module, "insert_checkpoint", die)  # its copy is staged, and never committed
+        with pytest.raises(KeyboardInterrupt):
+            AuditLog(store, policy).checkpoint(T0)
+    assert AuditLog(store, policy).verify().intact
+
+
 def test_a_forged_checkpoint_file_shows(reopened: AuditLog, policy: CheckpointPolicy) -> None:
     policy.file.write_bytes(policy.file.read_bytes().replace(b'"seq":6', b'"seq":5'))
     assert any("has a wrong signature" in one for one in reopened.verify().findings)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from harness.agents import AgentProcess, agent
 from harness.asking import ask
 from harness.world import FIRST_UID, World, eventually, free_port, mesh, node, service, spiffe
 
@@ -26,7 +28,7 @@ BACK, FRONT = FIRST_UID, FIRST_UID + 1
 class Pair:
     """A client and a server by bootstrap, with the variant of ADS that the test wants."""
 
-    def __init__(self, world: World, api_type: str) -> None:
+    def __init__(self, world: World, api_type: str, host1: AgentProcess | None = None) -> None:
         self.world = world
         host, self.port = world.host(), free_port("0.0.0.0")
         plain = world.host()
@@ -37,11 +39,15 @@ class Pair:
             service("back.local", "back"),
         ]
         world.apply(*self.objects)
-        world.register("back", BACK)
-        world.register("front", FRONT)
+        parent = "host1" if host1 else ""
+        world.register("back", BACK, parent)
+        world.register("front", FRONT, parent)
         self.address: Address = (plain, self.port)
         for name, uid, place in (("back", BACK, ("--ingress", host)), ("front", FRONT, ("--egress", plain))):
-            config = yaml.safe_load(world.run("envoy", "bootstrap", name, *place).out)
+            text = world.run("envoy", "bootstrap", name, *place).out
+            if host1:
+                text = text.replace(str(world.home / "run/meshca.sock"), str(host1.socket))
+            config = yaml.safe_load(text)
             config["dynamic_resources"]["ads_config"]["api_type"] = api_type
             world.envoy_with(json.dumps(config), name, uid=uid)
 
@@ -54,10 +60,12 @@ class Pair:
         return {row["serial"] for row in self.world.run("certs", "--node", name, "-o", "json").json}
 
 
-@pytest.fixture(params=["GRPC", "DELTA_GRPC"])
+@pytest.fixture(params=["GRPC", "DELTA_GRPC", "agent GRPC", "agent DELTA_GRPC"])
 def pair(world: World, other_users: None, request: pytest.FixtureRequest) -> Iterator[Pair]:
-    made = Pair(world, request.param)
-    with App("back", "127.0.0.1", made.port):
+    behind, _, api_type = request.param.rpartition(" ")
+    with contextlib.ExitStack() as running:
+        made = Pair(world, api_type, running.enter_context(agent(world)) if behind else None)
+        running.enter_context(App("back", "127.0.0.1", made.port))
         yield made
 
 

@@ -83,7 +83,7 @@ def test_an_untouched_log_is_intact_and_exported(world: World) -> None:
 
 
 def test_two_servers_on_one_home_are_refused(world: World) -> None:
-    refused = world.run("serve", "--http", "127.0.0.1:0", code=1)
+    refused = world.run("serve", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", code=1)
     assert f"a server runs on {world.home} already" in refused.err
     assert f"pid {world.server.pid if world.server else 0}" in refused.err
     assert world.run("status", "-o", "json").json["state"] == "ready"

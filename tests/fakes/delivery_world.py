@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -87,6 +88,7 @@ class Notes:
     refusals: list[tuple[str, str, str]] = field(default_factory=list)
     in_force: dict[tuple[str, SpiffeId], int] = field(default_factory=dict)
     leaves: dict[tuple[str, SpiffeId], str] = field(default_factory=dict)
+    jwt: dict[tuple[str, SpiffeId], tuple[int, datetime]] = field(default_factory=dict)
     nacks: list[str] = field(default_factory=list)
     withheld: list[str] = field(default_factory=list)
 
@@ -98,6 +100,9 @@ class Notes:
 
     def leaf_in_force(self, holder: str, spiffe_id: SpiffeId, issuer_id: str) -> None:
         self.leaves[holder, spiffe_id] = issuer_id
+
+    def jwt_in_force(self, holder: str, spiffe_id: SpiffeId, generation: int, until: datetime) -> None:
+        self.jwt[holder, spiffe_id] = (generation, until)
 
     def rejected(self, node: str, type_url: str, digests: Collection[str], message: str) -> None:
         self.nacks.append(message)
@@ -118,7 +123,7 @@ class Hall:
             self.world.authority.trust,
             tuple(entry(name, os.geteuid()) for name in entitled),
         )
-        services = Services(self, self, self.notes, self.world.clock, lambda: 0.5)
+        services = Services(self, self, self.notes, self.world.clock, lambda: 0.5, followed=self.notes.jwt_in_force)
         self.desk = Desk(services, snapshot)
         self.callers = {"us": self.process()}
 

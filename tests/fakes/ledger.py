@@ -33,6 +33,8 @@ class InMemoryLedger:
     _freeze: Freeze | None = None
     _request: CaRequest | None = None
     _generation: int = 0
+    _jwt_keys: dict[str, AuthorityRecord] = field(default_factory=dict)
+    _jwt_generation: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def realm(self) -> Realm | None:
@@ -79,18 +81,22 @@ class InMemoryLedger:
 
     def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:
         with self._lock:
-            record = self._authorities[ca_id]
+            table = self._jwt_keys if ca_id in self._jwt_keys else self._authorities
+            record = table[ca_id]
             if record.state != "prepared" or (record.activate_at is not None and record.activate_at <= at):
                 return False
-            self._authorities[ca_id] = replace(record, activate_at=at)
+            table[ca_id] = replace(record, activate_at=at)
             self.audit.append(audit)
             return True
 
     def taint(self, ca_ids: Sequence[str], at: datetime, audit: Sequence[AuditEntry]) -> list[str]:
         with self._lock:
-            found = [self._authorities[ca_id] for ca_id in ca_ids]
+            every = {**self._authorities, **self._jwt_keys}
+            found = [every[ca_id] for ca_id in ca_ids]
             marked = [record for record in found if record.state != "removed" and record.tainted_at is None]
-            self._authorities |= {record.id: replace(record, tainted_at=at) for record in marked}
+            for record in marked:
+                table = self._jwt_keys if record.id in self._jwt_keys else self._authorities
+                table[record.id] = replace(record, tainted_at=at)
             ids = sorted(record.id for record in marked)
             self.audit += [each for each in audit if each.subject in ids]
             return ids
@@ -193,6 +199,40 @@ class InMemoryLedger:
                 self.crls.setdefault(crl.issuer_id, []).append(crl)
                 self._mark_listed(crl)
             self.audit += audit
+
+    def jwt_keys(self) -> list[AuthorityRecord]:
+        with self._lock:
+            return sorted(self._jwt_keys.values(), key=lambda record: (record.generation, record.id))
+
+    def jwt_generation(self) -> int:
+        return self._jwt_generation
+
+    def change_jwt_keys(self, change: TrustChange, audit: Sequence[AuditEntry]) -> None:
+        with self._lock:
+            if change.generation != self._jwt_generation + 1:
+                raise ConflictError("not the next generation", value=str(change.generation))
+            if change.added and self._freeze is not None:
+                raise ConflictError("issuance was frozen meanwhile")
+            changed = dict(self._jwt_keys)
+            for move in change.moved:
+                if changed[move.id].state != move.before:
+                    raise ConflictError(f"key {move.id} is not {move.before} any more")
+                changed[move.id] = _moved(changed[move.id], move)
+            changed |= {record.id: record for record in change.added}
+            states = Counter(record.state for record in changed.values())
+            if states["active"] > 1 or states["prepared"] > 1:
+                raise ConflictError("another key has this state already")
+            self._jwt_keys, self._jwt_generation = changed, change.generation
+            self.audit += audit
+
+    def admit_token(self, spiffe_id: SpiffeId, key_id: str, audit: AuditEntry) -> bool:
+        with self._lock:
+            key = self._jwt_keys.get(key_id)
+            in_office = key is not None and key.state == "active" and key.tainted_at is None
+            if not in_office or spiffe_id in self._suspensions or self._freeze is not None:
+                return False
+            self.audit.append(audit)
+            return True
 
     def latest_crls(self) -> dict[str, Crl]:
         with self._lock:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc.aio
 from cryptography import x509
@@ -31,6 +31,7 @@ from meshca.server.run import running
 from meshca.spiffe.id import TrustDomain
 
 PASSPHRASE = b"correct horse"
+ANY = Address("127.0.0.1", 0)
 SDS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
@@ -91,7 +92,7 @@ def temporary_home(lifetimes: Lifetimes | None = None, **options: Any) -> Iterat
 async def server(home: Home, passphrase: bytes = PASSPHRASE, **settings: Any) -> AsyncIterator[tuple[Parts, Admin]]:
     """Run a server on a home, with a client of its admin API."""
     home.secure()
-    async with running(home, Config(http=Address("127.0.0.1", 0), **settings), passphrase) as parts:
+    async with running(home, Config(http=ANY, grpc=ANY, **settings), passphrase) as parts:
         client = AdminClient(home.admin_socket, deadline=20.0)
         try:
             yield parts, Admin(client)
@@ -135,7 +136,7 @@ class Envoy:
         self._names: dict[str, list[str]] = {}
         self._last: dict[str, tuple[str, str]] = {}
 
-    async def __aenter__(self) -> Envoy:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -157,13 +157,14 @@ class _Spec(NamedTuple):
         ]
         of_b = [self._listener("b"), self._listener("rpc-b", "grpc")]
         cloud = {"awsCloudMap": {"namespaceName": "ns", "serviceName": "cloud"}}
+        open_listener = self._listener("color", tls={"mode": "DISABLED", "certificate": MTLS["certificate"]})
         called = [f"{name}.local" for name in ("color", "two", "rpc", "raw", "weighted", "zero", "cloud", *_SINGLE)]
         backends = [{"virtualService": {"virtualServiceName": name}} for name in called]
         return [
             self._node("a", of_a),
             self._node("b", of_b),
             _object("virtualNode", "front", {"backends": backends}),
-            _object("virtualNode", "cloud", {"listeners": [self._listener("color")], "serviceDiscovery": cloud}),
+            _object("virtualNode", "cloud", {"listeners": [open_listener], "serviceDiscovery": cloud}),
             _object("virtualService", "cloud.local", {"provider": {"virtualNode": {"virtualNodeName": "cloud"}}}),
         ]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from envoy.config.listener.v3 import listener_pb2
 from harness.traffic import Apps, GrpcStream, GrpcUnary, H1Active, Probe, Tcp, WebSocket
 from harness.world import FIRST_UID, World, free_port, mesh, node, service
+
+from meshca.envoy.placement import Placement
+from meshca.envoy.resources import LISTENER
 
 if TYPE_CHECKING:
     from harness.traffic import Address
@@ -33,7 +38,7 @@ class Fleet:
     ports: dict[str, int] = field(default_factory=dict)
     hosts: dict[str, str] = field(default_factory=dict)
     envoys: dict[str, EnvoyProcess] = field(default_factory=dict)
-    _listeners: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _listeners: dict[str, list[Address]] = field(default_factory=dict)
 
     @classmethod
     async def start(cls, world: World) -> Fleet:
@@ -55,7 +60,7 @@ class Fleet:
             ingress = host if name in SERVERS else ""
             fleet.envoys[name] = world.envoy(name, uid=FIRST_UID + index, egress=host, ingress=ingress)
         for name in CLIENTS:
-            fleet._listeners_of(name)  # now, since a command line that runs later would hold up the probes
+            fleet._listeners_of(name)  # now, so that it does not hold up the probes
         return fleet
 
     def objects(self, clients: tuple[str, ...] = CLIENTS) -> list[dict[str, object]]:
@@ -66,16 +71,18 @@ class Fleet:
         return [mesh(), *servers, *callers, *(service(f"{s}.local", s) for s in SERVERS)]
 
     def egress(self, client: str, server: str) -> Address:
-        """Return where the client's application finds a service, as `envoy render` shows it."""
-        listeners = self._listeners_of(client)
-        (found,) = [a for a in listeners if a["port_value"] == self.ports[server]]
-        return found["address"], found["port_value"]
+        """Return where the client's application finds a service: a listener of what its Envoy is sent."""
+        (found,) = [at for at in self._listeners_of(client) if at[1] == self.ports[server]]
+        return found
 
-    def _listeners_of(self, client: str) -> list[dict[str, Any]]:
-        """Return the addresses of a client's listeners, rendered once: what the tests change does not move them."""
+    def _listeners_of(self, client: str) -> list[Address]:
+        """Return the addresses of a client's listeners, asked for once: what the tests change does not move them."""
         if client not in self._listeners:
-            shown = self.world.run("envoy", "render", client, "--egress", self.hosts[client], "-o", "json").json
-            self._listeners[client] = [one["address"]["socket_address"] for one in shown["listeners"]]
+            placement = json.dumps(next(iter(Placement.parse(None, self.hosts[client]).metadata().values())))
+            sent = self.world.admin.render(client, placement=placement).resources
+            found = [listener_pb2.Listener.FromString(one.body) for one in sent if one.type_url == LISTENER]
+            places = [one.address.socket_address for one in found]
+            self._listeners[client] = [(place.address, place.port_value) for place in places]
         return self._listeners[client]
 
     async def probe(self, client: str, kind: str) -> Probe:

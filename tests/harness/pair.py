@@ -16,6 +16,7 @@ from meshca.cli.demo import handwritten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from harness.traffic import Address
 
@@ -35,19 +36,19 @@ class Pair:
     tls: Address = ("", 0)  # where ``back`` takes its callers' handshakes
 
     @classmethod
-    def start(cls, world: World) -> Pair:
-        """Apply the mesh, register both users and start both Envoys."""
+    def start(cls, world: World, socket: Path | None = None, parent: str = "") -> Pair:
+        """Apply the mesh, register both users and start both Envoys, at the server's socket or that of an agent."""
         world.apply(
             mesh(),
             node("back", host="127.0.0.1", port=9080),
             node("front", backends=["b.local"]),
             service("b.local", "back"),
         )
-        world.register("back", FIRST_UID)
-        world.register("front", FIRST_UID + 1)
+        world.register("back", FIRST_UID, parent)
+        world.register("front", FIRST_UID + 1, parent)
         host = world.host()
         at, plain = (host, free_port(host)), (host, free_port(host))
-        socket = world.home / "run/meshca.sock"
+        socket = socket or world.home / "run/meshca.sock"
         back = handwritten.server("b", socket, at, "default", "clients")
         front = handwritten.client("f", socket, plain, at, ("default", "servers:b.local"))
         pair = cls(world, plain, tls=at)

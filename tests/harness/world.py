@@ -1,7 +1,7 @@
 """A whole meshca of a test's own: a home, a server process, Envoys, loopback addresses that nobody else uses.
 
-Everything is real: the command line as users type it, `meshca serve` as a process, Envoy as a process (as another user
-where the test wants that). Nothing survives the test.
+Everything is real: the command line as users type it and `meshca serve`, each as a process (harness/warm), Envoy as a
+process (as another user where the test wants that). Nothing survives the test.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from envoy_binary import envoy_binary
+from harness import warm
 
 from meshca.cli.demo.envoy import EnvoyProcess
 from meshca.client.admin import AdminClient
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 TRUST_DOMAIN = "m.test"
 _START = 30
-_TESTS = str(Path(__file__).parent.parent)
+ANY_PORT = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 # Envoys and other callers as users of their own; no account needs to exist for a uid to be used.
 FIRST_UID = 61_000
 
@@ -59,7 +59,7 @@ class World:
     folder: Path
     home: Path
     network: str  # 127.x.y, all of it this test's own
-    server: subprocess.Popen[bytes] | None = None
+    server: warm.Started | None = None
     admin: AdminClient = field(init=False)
     envoys: list[EnvoyProcess] = field(default_factory=list)
     _hosts: int = 0
@@ -85,13 +85,19 @@ class World:
 
     def run(self, *arguments: str, code: int | None = 0, text: str | None = None, **environment: str) -> Finished:
         """Run a command as a user would, and expect its exit code (None: any)."""
-        done = subprocess.run(
-            [sys.executable, "-m", "meshca", "--home", str(self.home), *arguments],
-            input=text, capture_output=True, text=True, timeout=60, check=False,
-            env={**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment}, cwd=self.folder,
-        )  # fmt: skip
-        assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return Finished(done.returncode, done.stdout, done.stderr)
+        whole = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment}
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write((text or "").encode())
+            given.seek(0)
+            command = ["meshca", "--home", str(self.home), *arguments]
+            process = warm.start(command, [given, out, err], environment=whole, folder=self.folder)
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
+            done = Finished(process.wait(5), *(_text_of(file) for file in (out, err)))
+        assert code is None or done.code == code, f"{arguments}: {done.code}\n{done.out}\n{done.err}"
+        return done
 
     # --- the server
 
@@ -99,11 +105,9 @@ class World:
         """Start `meshca serve` and wait until it is ready; ``program`` is the module to run."""
         log = (self.folder / "serve.log").open("ab")
         with log:
-            command = [sys.executable, "-m", *program, "--home", str(self.home), "serve", "--http", "127.0.0.1:0"]
-            self.server = subprocess.Popen(
-                [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, "PYTHONPATH": _TESTS + os.pathsep + os.environ.get("PYTHONPATH", "")},
-            )  # fmt: skip
+            command = [*program, "--home", str(self.home), "serve", *ANY_PORT, *arguments]
+            with Path(os.devnull).open("rb") as nothing:
+                self.server = warm.start(command, [nothing, log, log], environment=os.environ)
         self.admin = AdminClient(self.home / "run/admin.sock")
         end = time.monotonic() + _START
         while True:
@@ -149,21 +153,29 @@ class World:
         """Apply objects through the command line, from standard input."""
         return self.run("apply", "-f", "-", "-o", "json", text="\n---\n".join(json.dumps(one) for one in objects))
 
-    def register(self, node: str, uid: int) -> None:
-        """Let a uid have a node's identity."""
-        self.admin.register(node, [f"unix:uid:{uid}"])
+    def register(self, node: str, uid: int, parent: str = "") -> None:
+        """Let a uid have a node's identity, here or behind an agent."""
+        self.admin.register(node, [f"unix:uid:{uid}"], parent=parent)
 
     # --- Envoys
 
     def envoy(
-        self, node: str, *, uid: int | None = None, ingress: str = "", egress: str = "", live: bool = True
+        self,
+        node: str,
+        *,
+        uid: int | None = None,
+        ingress: str = "",
+        egress: str = "",
+        live: bool = True,
+        socket: Path | None = None,
     ) -> EnvoyProcess:
         """Start an Envoy with the bootstrap that `meshca envoy bootstrap` prints for a node.
 
         Made in this process: the command line takes a second to load the library for documents, and the demo runs it.
         """
         placement = Placement.parse(ingress or None, egress or None)
-        start = Bootstrap(self.admin.resolve(node).node_id, str(self.home / "run/meshca.sock"), placement, 0)
+        at = socket or self.home / "run/meshca.sock"
+        start = Bootstrap(self.admin.resolve(node).node_id, str(at), placement, 0)
         return self.envoy_with(as_yaml(bootstrap(start)), node.rsplit("/", 1)[-1], uid=uid, live=live)
 
     def envoy_with(self, config: str, name: str, *, uid: int | None = None, live: bool = True) -> EnvoyProcess:
@@ -183,6 +195,11 @@ class World:
         return envoy
 
 
+def _text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that is free on ``host`` at this moment."""
     with socket.socket() as probe:
@@ -194,10 +211,12 @@ def eventually(holds: Any, seconds: float = 10, what: str = "it") -> Any:
     """Wait until ``holds()`` is truthy and return it."""
     end = time.monotonic() + seconds
     while True:
+        asked = time.monotonic()
         if value := holds():
             return value
-        assert time.monotonic() < end, f"{what} did not come about in {seconds:g} s"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < end, f"{what} did not come about in {seconds:g} s"
+        time.sleep(max(0.02, 2 * (now - asked)))  # who asks by command lines leaves room for what it waits for
 
 
 # --- specs, in the API's own form

@@ -66,7 +66,7 @@ class Stage:
         """Make a home and run `meshca serve` on it."""
         self._command("init", "--trust-domain", TRUST_DOMAIN)
         log = self.running.enter_context((self.folder / "serve.log").open("wb"))
-        command = [*_meshca(self.home), "serve", "--http", "127.0.0.1:0"]
+        command = [*_meshca(self.home), "serve", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.running.callback(_end, process)
         self.admin = self.running.enter_context(AdminClient(self.home / "run/admin.sock"))

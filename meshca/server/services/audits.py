@@ -38,6 +38,7 @@ class AuditService:
         return pb.StatusReply(
             state=condition.state,
             trust_domain=str(snapshot.trust_domain),
+            grpc=condition.grpc,
             http=condition.http,
             socket=str(self._parts.house.home.mesh_socket),
             revision=snapshot.mesh.revision,

@@ -74,7 +74,7 @@ class CertificateService:
             done = await asyncio.to_thread(authority.suspend, self._known_identity(request.node), reason, actor)
         else:
             done = await asyncio.to_thread(authority.revoke, request.serial, reason, actor)
-            await self._parts.desk.replaced(_REPLACED_WITHIN)
+            await self._replaced(request.serial)
         trust = await self._parts.publication.join()
         census = await self._parts.desk.reached(trust.generation, wait)
         return pb.RevokeReply(
@@ -86,6 +86,13 @@ class CertificateService:
             not_drainable=census.not_drainable,
             elapsed_ms=round((time.monotonic() - began) * 1000),
         )
+
+    async def _replaced(self, serial: str) -> None:
+        """Let the holder of a revoked leaf change over, here or behind an agent."""
+        record = await asyncio.to_thread(self._parts.house.authority.certificate, serial)
+        if record is not None and record.holder.startswith("agent:"):
+            await self._parts.agents.replaced(record.holder, record.spiffe_id, _REPLACED_WITHIN)
+        await self._parts.desk.replaced(_REPLACED_WITHIN)
 
     async def resume(self, request: Any, actor: str) -> Any:
         """End a suspension."""
@@ -104,7 +111,9 @@ class CertificateService:
         spiffe_id = self._identity(request.node)
         entry = AuditEntry(audit.ROTATE, str(spiffe_id), OK, "leaf", actor)
         await asyncio.to_thread(self._parts.house.ledger.record_audit, [entry])
-        return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id))
+        agents = self._parts.agents.rotate(spiffe_id, self._parts.state.snapshot)
+        self._parts.state.tell()
+        return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id) + agents)
 
     async def freeze(self, request: Any, actor: str) -> Any:
         """Let nothing be issued from here on."""

@@ -13,6 +13,7 @@ from meshca.errors import InvalidInputError
 from meshca.policy.entitlement import Registration, parse_selector
 from meshca.policy.selector import require_sound
 from meshca.server.parts import Parts
+from meshca.server.services.agents import agent_of
 from meshca.server.services.calls import Unary
 from meshca.v1 import admin_pb2 as pb
 
@@ -55,8 +56,7 @@ class RegistrationService:
         return pb.UnregisterReply()
 
     def _wanted(self, request: Any) -> Registration:
-        if request.parent:
-            raise InvalidInputError("agents come in a later release", field="parent", value=request.parent)
+        parent = agent_of(request.parent, self._parts)[0] if request.parent else ""
         if not 1 <= len(request.selectors) <= _MOST_SELECTORS:
             raise InvalidInputError(
                 f"1 to {_MOST_SELECTORS} selectors", field="selector", remedy="such as unix:uid:1000"
@@ -65,11 +65,12 @@ class RegistrationService:
         spiffe_id = identities.of(identities.resolve(request.node))
         selectors = frozenset(parse_selector(text) for text in request.selectors)
         require_sound(selectors)
-        return Registration(secrets.token_hex(_ID_BYTES), spiffe_id, selectors)
+        return Registration(secrets.token_hex(_ID_BYTES), spiffe_id, selectors, parent)
 
 
 def _described(registration: Registration) -> str:
-    return f"{registration.id}: {' '.join(sorted(map(str, registration.selectors)))}"
+    behind = f" behind agent {registration.parent}" if registration.parent else ""
+    return f"{registration.id}: {' '.join(sorted(map(str, registration.selectors)))}{behind}"
 
 
 def _message(registration: Registration) -> Any:

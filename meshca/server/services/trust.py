@@ -8,20 +8,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from meshca.authority import audit
-from meshca.authority.records import INTERMEDIATE, ISSUING, ROOT, AuthorityRecord, CertificateFilter
+from meshca.authority.jwt_keys import REFRESHED
+from meshca.authority.records import INTERMEDIATE, ISSUING, JWT, ROOT, CertificateFilter
 from meshca.authority.succession import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError, UnavailableError
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Streaming, Unary
 from meshca.server.services.certificates import required_holder
-from meshca.spiffe import bundle
+from meshca.server.services.holdings import acknowledge
+from meshca.spiffe import bundle, jwks
 from meshca.spiffe.id import SpiffeId
 from meshca.v1 import admin_pb2 as pb
 from meshca.x509.carequest import request_pem
 
 # How often others should fetch the bundle again, in seconds.
-REFRESH_HINT = 300
+REFRESH_HINT = int(REFRESHED.total_seconds())
 
 
 def bundle_in(form: str, snapshot: Snapshot) -> bytes:
@@ -35,10 +37,15 @@ def bundle_in(form: str, snapshot: Snapshot) -> bytes:
         case "" | "pem":
             return snapshot.trust.bundle_pem
         case "spiffe":
-            return bundle.spiffe_jwks(ders, snapshot.trust.generation, REFRESH_HINT)
+            return bundle.spiffe_jwks(ders, sequence_of(snapshot), REFRESH_HINT, jwks.members(snapshot.jwt.published))
         case "jwks":
-            return bundle.jwks(ders)
+            return bundle.jwks(ders, jwks.members(snapshot.jwt.published))
     raise InvalidInputError("no such form", field="format", value=form, remedy="pem, spiffe or jwks")
+
+
+def sequence_of(snapshot: Snapshot) -> int:
+    """Return a number that grows with every change of the bundle: both of its parts count up."""
+    return snapshot.trust.generation + snapshot.jwt.generation
 
 
 class TrustService:
@@ -68,10 +75,10 @@ class TrustService:
         return await asyncio.to_thread(self._authorities)
 
     async def rotate(self, request: Any, actor: str) -> Any:
-        """Replace a root or issuing CA before its time."""
-        role = {ROOT: ROOT, ISSUING: ISSUING}.get(request.role)
+        """Replace a root, an issuing CA or the key that signs JWT-SVIDs before its time."""
+        role = {ROOT: ROOT, ISSUING: ISSUING, JWT: JWT}.get(request.role)
         if role is None:
-            raise InvalidInputError("no such role", field="role", value=request.role, remedy="root or issuing")
+            raise InvalidInputError("no such role", field="role", value=request.role, remedy="root, issuing or jwt")
         with self._audited(actor, audit.ROTATE, role):
             return pb.RotateAuthorityReply(id=await self._parts.rotations.rotate(role, actor))
 
@@ -108,16 +115,11 @@ class TrustService:
 
     async def acknowledge(self, request: Any, _: str) -> Any:
         """Note that a holder has put a trust generation in force."""
-        if not 1 <= request.generation <= self._parts.state.snapshot.trust.generation:
+        if request.generation < 1:
             raise InvalidInputError("there is no such generation", field="generation", value=str(request.generation))
         holder = required_holder(request.holder)
-        spiffe_id, journal = SpiffeId.parse(request.spiffe_id), self._parts.journal
-        if request.serial:
-            leaf = await asyncio.to_thread(self._parts.house.authority.certificate, request.serial)
-            if leaf is None or (leaf.spiffe_id, leaf.holder) != (spiffe_id, holder):
-                raise InvalidInputError("no leaf of this holder", field="serial", value=request.serial)
-            journal.leaf_in_force(holder, spiffe_id, leaf.issuer_id)
-        journal.trust_in_force(holder, spiffe_id, request.generation)
+        spiffe_id = SpiffeId.parse(request.spiffe_id)
+        await acknowledge(self._parts, holder, spiffe_id, request.generation, request.serial)
         return pb.AcknowledgeTrustReply()
 
     async def watch(self, request: Any, _: str) -> AsyncIterator[Any]:
@@ -167,30 +169,32 @@ class TrustService:
         return [row.serial for row in rows if row.not_after > now]
 
     def _authorities(self) -> Any:
-        records = [record for record in self._parts.house.ledger.authorities() if record.state != "removed"]
+        found = self._parts.house.authority.succession.progresses()
         return pb.ShowAuthoritiesReply(
-            roots=[self._authority(record) for record in records if record.role == ROOT],
-            intermediates=[self._authority(record) for record in records if record.role == INTERMEDIATE],
-            issuing=[self._authority(record) for record in records if record.role == ISSUING],
+            roots=[_shown(one) for one in found if one.record.role == ROOT],
+            intermediates=[_shown(one) for one in found if one.record.role == INTERMEDIATE],
+            issuing=[_shown(one) for one in found if one.record.role == ISSUING],
+            jwt=map(_shown, self._parts.house.authority.jwt_keys.progress()),
         )
 
-    def _authority(self, record: AuthorityRecord) -> Any:
-        progress = self._parts.house.authority.succession.progress(record.id)
-        message = pb.Authority(
-            id=record.id,
-            state=record.state,
-            generation=record.generation,
-            waiting_for=map(str, progress.waiting_for),
-            tainted=record.tainted_at is not None,
-            parent=record.parent_id,
-            key=record.key_ref,
-        )
-        message.not_after.FromDatetime(record.not_after)
-        if record.state == "prepared" and record.activate_at is not None:
-            message.activate_at.FromDatetime(record.activate_at)
-        if progress.deadline is not None:
-            message.deadline.FromDatetime(progress.deadline)
-        return message
+
+def _shown(progress: Progress) -> Any:
+    record = progress.record
+    message = pb.Authority(
+        id=record.id,
+        state=record.state,
+        generation=record.generation,
+        waiting_for=map(str, progress.waiting_for),
+        tainted=record.tainted_at is not None,
+        parent=record.parent_id,
+        key=record.key_ref,
+    )
+    message.not_after.FromDatetime(record.not_after)
+    if record.state == "prepared" and record.activate_at is not None:
+        message.activate_at.FromDatetime(record.activate_at)
+    if progress.deadline is not None:
+        message.deadline.FromDatetime(progress.deadline)
+    return message
 
 
 def _progress(progress: Progress) -> Any:

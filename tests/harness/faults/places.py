@@ -116,7 +116,7 @@ class Grounds:
 
     def _place(self, path: Path, schema: str) -> Place:
         url = self._url(schema) if self.postgres else ""
-        return Place(Home.at(path), Config(http=Address("127.0.0.1", 0), store_url=url))
+        return Place(Home.at(path), Config(http=Address("127.0.0.1", 0), grpc=Address("127.0.0.1", 0), store_url=url))
 
     def _schema(self, name: str) -> str:
         return f"meshca_{self.folder.name.replace('-', '_')}_{name}".lower()

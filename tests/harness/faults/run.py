@@ -55,7 +55,7 @@ class Case:
 
 
 def every_point(grounds: Grounds, what: Sequence[str]) -> dict[str, Any]:
-    """Count the writes of each script, then kill before and after each of them."""
+    """Count the writes of each script, then kill at each of them."""
     dry = [Case(script, NOWHERE) for script in what]
     whole = in_parallel(grounds, dry)
     cases = [
@@ -63,15 +63,15 @@ def every_point(grounds: Grounds, what: Sequence[str]) -> dict[str, Any]:
         for case, outcome in zip(dry, whole, strict=True)
         for number, write in enumerate(outcome["writes"], start=1)
         if write == "commit" or not grounds.postgres  # files are the same beside either database
-        # A whole server takes ten times as long, and dies at each write once: before or after it, by turns.
-        for moment in (MOMENTS if case.what != _SERVED else MOMENTS[number % 2 :][:1])
+        # A whole server, and PostgreSQL, take much longer: they die at each write once, before or after it by turns.
+        for moment in (MOMENTS[number % 2 :][:1] if case.what == _SERVED or grounds.postgres else MOMENTS)
     ]
     return _summary(dry + cases, whole + in_parallel(grounds, cases))
 
 
 def soaks(grounds: Grounds, seed: int) -> dict[str, Any]:
     """Soak some homes; the seed of each is in its findings."""
-    cases = [Case(_SOAK, Point(seed + number)) for number in range(_SOAKS)]
+    cases = [Case(_SOAK, Point(seed + number)) for number in range(_SOAKS // 2 if grounds.postgres else _SOAKS)]
     return _summary(cases, in_parallel(grounds, cases))
 
 

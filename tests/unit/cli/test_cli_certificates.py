@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -266,9 +267,49 @@ def test_drop_without_a_server_says_so(alone: Shell, tmp_path: Path) -> None:
     assert "serve" in alone.run("drop", "front", "--dir", str(tmp_path), "--once", code=1).stderr
 
 
-@pytest.mark.parametrize("layout", ["haproxy", "grpc"])
-def test_layouts_of_later_are_not_offered(shell: Shell, layout: str) -> None:
-    shell.run("drop", "front", "--dir", "d", "--layout", layout, code=2)
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("haproxy", ["bundle.pem", "crl.pem", "haproxy.pem"]),
+        ("grpc", ["ca_certificates.pem", "certificates.pem", "crl.pem", "private_key.pem"]),
+    ],
+)
+@pytest.mark.usefixtures("ca")
+def test_each_layout_has_its_own_files(shell: Shell, tmp_path: Path, layout: str, names: list[str]) -> None:
+    shell.run("drop", "front", "--dir", str(tmp_path / "d"), "--layout", layout, "--once")
+
+    assert sorted(os.listdir(tmp_path / "d/current")) == names
+
+
+@pytest.mark.usefixtures("ca")
+def test_a_subject_is_asked_for_in_the_request(shell: Shell, tmp_path: Path) -> None:
+    shell.run("drop", "front", "--dir", str(tmp_path / "d"), "--subject", "--once")
+
+    (request,) = [call[1] for call in shell.admin.calls if call[0] == "issue"]
+    assert x509.load_der_x509_csr(request.csr).subject.rfc4514_string() == f"UID={SPIFFE_ID}"
+
+
+def test_drop_is_of_one_node_or_of_a_configuration(shell: Shell, tmp_path: Path) -> None:
+    config = str(tmp_path / "drop.toml")
+    for arguments in (["front"], ["--dir", "d"], ["front", "--config", config], ["--config", config, "--subject"]):
+        shell.run("drop", *arguments, code=2)
+    assert "No such file" in shell.run("drop", "--config", config, code=1).stderr
+
+
+@pytest.mark.usefixtures("ca")
+def test_drop_of_a_configuration_does_what_it_can_and_says_what_it_cannot(shell: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "drop.toml"
+    good = f'[[target]]\nnode = "front"\ndir = "{tmp_path}/good"\nsubject = true\n'
+    bad = f'[[target]]\nnode = "front"\ndir = "{tmp_path}/bad"\nreload = {{ command = "false" }}\n'
+    config.write_text(bad + good)
+    result = shell.run("drop", "--config", str(config), "--once", "-o", "json", code=1)
+
+    assert "bad: false ended with exit code 1" in result.stderr
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["target"], line.get("state")) for line in told] == [("bad", None), ("good", None), ("good", "in use")]
+    assert json.loads((tmp_path / "good/status.json").read_text())["state"] == "in use"
+    config.write_text(good)
+    shell.run("drop", "--config", str(config), "--once")
 
 
 def test_drop_of_a_user_who_may_not_open_the_admin_socket_is_attested(

@@ -48,9 +48,10 @@ def test_exactly_the_commands_of_this_release_are_offered() -> None:
 
     assert found == {
         "init", "serve", "status", "demo", "apply", "validate", "get", "delete", "can", "register", "registrations",
-        "unregister", "issue", "freeze", "unfreeze", "drop", "certs", "verify", "revoke", "resume", "rotate leaf",
-        "rotate issuing", "rotate root", "ca show", "ca taint", "ca csr", "ca import", "bundle", "keys rewrap",
-        "endpoint add", "endpoint list", "endpoint remove",
+        "unregister", "admin add", "issue", "freeze", "unfreeze", "drop", "certs", "verify", "revoke", "resume",
+        "rotate leaf", "rotate issuing", "rotate root", "rotate jwt", "ca show", "ca taint", "ca csr",
+        "ca import", "bundle", "keys rewrap", "agent", "token", "agents", "evict", "endpoint add", "endpoint list",
+        "endpoint remove",
         "envoy bootstrap", "envoy inspect", "envoy list", "envoy render", "audit tail", "audit verify", "audit export",
         "backup", "restore", "db check", "db upgrade",
     }  # fmt: skip
@@ -114,14 +115,20 @@ def test_the_home_comes_from_the_environment(shell: Shell) -> None:
     assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    "command", [["certs"], ["validate", "-f", "x"], ["can", "a", "b"], ["init", "--trust-domain", "x"]]
-)
-def test_a_remote_server_comes_later(shell: Shell, command: list[str]) -> None:
-    result = shell.run("--server", "host:1", *command, code=3 if command[0] == "can" else 1)
+@pytest.mark.parametrize("command", [["init", "--trust-domain", "x"], ["serve"], ["db", "check"], ["keys", "rewrap"]])
+def test_what_is_for_a_home_is_not_for_a_remote_server(shell: Shell, command: list[str]) -> None:
+    result = shell.run("--server", "host:1", *command, code=1)
 
     assert "--server" in result.stderr
-    assert "later release" in result.stderr
+    assert "on the server's host only" in result.stderr
+
+
+@pytest.mark.parametrize(("command", "code"), [(["certs"], 1), (["can", "a", "b"], 3), (["audit", "tail"], 1)])
+def test_a_remote_server_needs_an_identity(shell: Shell, command: list[str], code: int) -> None:
+    result = shell.run("--server", "host:1", *command, code=code)
+
+    assert "--identity" in result.stderr
+    assert "admin add" in result.stderr
     assert shell.admin.calls == []
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from meshca.drop import generation
+from meshca.drop.folders import Access
 from meshca.drop.generation import GenerationFolder
 from meshca.errors import ConflictError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 NAMES = ("svid.pem", "svid_key.pem", "bundle.pem", "crl.pem")
 
 
@@ -92,7 +96,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-_CALLS = ("mkdir", "open", "fchmod", "fsync", "rename", "symlink", "unlink", "rmdir")
+_CALLS = ("mkdir", "open", "fchmod", "fchown", "utime", "fsync", "rename", "symlink", "unlink", "rmdir")
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -183,6 +187,138 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, mode: int)
 
     with pytest.raises(RefusedError, match="others may write"):
         GenerationFolder(folder)
+
+
+@pytest.mark.parametrize("mode", [0o704, 0o755, 0o744])
+def test_a_folder_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "drop"
+    folder.mkdir()
+    folder.chmod(mode)
+
+    with pytest.raises(RefusedError, match=r"everybody may read it.*chmod o-r"):
+        GenerationFolder(folder)
+    folder.chmod(0o711)
+    GenerationFolder(folder).close()
+
+
+def test_a_folder_on_the_way_that_others_may_write_to_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+    (tmp_path / "way" / "drop").mkdir(parents=True, mode=0o700)
+    (tmp_path / "way/drop").chmod(0o700)
+    for mode in (0o777, 0o775):
+        (tmp_path / "way").chmod(mode)
+        with pytest.raises(RefusedError, match="others may write to a folder on the way"):
+            GenerationFolder(tmp_path / "way/drop")
+    (tmp_path / "way").chmod(0o1777)
+    GenerationFolder(tmp_path / "way/drop").close()
+
+
+@needs_root
+def test_a_folder_or_link_on_the_way_that_is_anothers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ours" / "drop").mkdir(parents=True, mode=0o700)
+    (tmp_path / "ours/drop").chmod(0o700)
+    (tmp_path / "link").symlink_to("ours")
+    (tmp_path / "absolute").symlink_to(tmp_path / "link")
+
+    for way in ("ours", "link", "absolute"):
+        GenerationFolder(tmp_path / way / "drop").close()
+    os.chown(tmp_path / "link", 61_000, 61_000, follow_symlinks=False)
+    for way in ("link", "absolute"):
+        with pytest.raises(RefusedError, match="a link on the way belongs to uid 61000"):
+            GenerationFolder(tmp_path / way / "drop")
+    os.chown(tmp_path / "ours", 61_000, 61_000)
+    with pytest.raises(RefusedError, match="a folder on the way belongs to uid 61000"):
+        GenerationFolder(tmp_path / "ours/drop")
+
+
+def test_links_that_lead_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+
+    with pytest.raises(RefusedError, match="too many links"):
+        GenerationFolder(tmp_path / "one/drop")
+
+
+@needs_root
+def test_files_are_for_whom_they_are_said_to_be_and_folders_stay_ours(tmp_path: Path) -> None:
+    with GenerationFolder(tmp_path / "drop", Access(61_001, 61_002, 0o640, 0o600)) as folder:
+        name = folder.put(files("one"), frozenset({"svid_key.pem"}))
+        folder.note("status.json", b"{}")
+
+    found = {
+        path.name: (path.stat().st_uid, path.stat().st_gid, stat.S_IMODE(path.stat().st_mode))
+        for path in (tmp_path / "drop", tmp_path / "drop" / name, *(tmp_path / "drop" / name).iterdir())
+    }
+    others = dict.fromkeys(set(NAMES) - {"svid_key.pem"}, (61_001, 61_002, 0o640))
+    assert found == {
+        "drop": (0, 61_002, 0o750), name: (0, 61_002, 0o750), "svid_key.pem": (61_001, 61_002, 0o600), **others
+    }  # fmt: skip
+    assert (tmp_path / "drop/status.json").stat().st_gid == 61_002
+
+
+def test_who_may_not_give_a_folder_to_a_group_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fchown(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    with pytest.raises(RefusedError, match=r"cannot be given to group 61002.*run it as root"):
+        GenerationFolder(tmp_path / "drop", Access(gid=61_002))
+
+
+def test_each_generation_is_a_second_younger_however_fast_they_follow(tmp_path: Path) -> None:
+    times = []
+    for mark in ("one", "two", "three"):
+        name = put(tmp_path, mark)
+        found = {(tmp_path / name / file).stat().st_mtime_ns for file in NAMES}
+        times.append(found)
+
+    assert all(len(each) == 1 for each in times)
+    first, second, third = (each.pop() // 10**9 for each in times)
+    assert first < second < third
+
+
+def test_a_reader_that_compares_times_as_grpc_does_never_takes_half_a_pair(tmp_path: Path) -> None:
+    put(tmp_path, "0")
+    ended, taken = threading.Event(), set()
+    current = tmp_path / "current"
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                before = [int((current / name).stat().st_mtime) for name in NAMES[:2]]
+                chain, key = ((current / name).read_text() for name in NAMES[:2])
+                after = [int((current / name).stat().st_mtime) for name in NAMES[:2]]
+            except FileNotFoundError:
+                continue
+            if before == after:
+                taken.add((chain.split()[0], key.split()[0]))
+
+    readers = [threading.Thread(target=read)]
+    for reader in readers:
+        reader.start()
+    with GenerationFolder(tmp_path) as folder:
+        for number in range(40):
+            folder.put(files(str(number)))
+            folder.settle()
+    ended.set()
+    for reader in readers:
+        reader.join()
+
+    assert len(taken) > 10
+    assert {pair for pair in taken if pair[0] != pair[1]} == set()
+
+
+def test_a_note_replaces_its_predecessor_and_follows_no_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    with GenerationFolder(tmp_path / "drop") as folder:
+        (tmp_path / "drop/status.json").symlink_to(victim)
+        (tmp_path / "drop/.status.json.new").symlink_to(victim)
+        folder.note("status.json", b"one")
+        folder.note("status.json", b"two")
+
+    assert victim.read_text() == "untouched"
+    assert (tmp_path / "drop/status.json").read_text() == "two"
+    assert sorted(os.listdir(tmp_path / "drop")) == ["status.json"]
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

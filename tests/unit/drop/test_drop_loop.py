@@ -10,8 +10,9 @@ import pytest
 
 from meshca.drop.command import CommandError
 from meshca.drop.generation import GenerationFolder
-from meshca.drop.loop import Drop, Timer
+from meshca.drop.loop import Drop, Manner
 from meshca.drop.material import Material
+from meshca.drop.timing import Timer
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ class World:
     script: list[Material | MeshcaError | None] = field(default_factory=list)
     command_fails: int = 0
     now: float = 0.0
+    debounce: float = 0.0
+    takes: float = 0.0  # how long the source takes to give material
     events: list[object] = field(default_factory=list)
 
     def drop(self) -> Drop:
-        return Drop(self, self.folder, self.command, self, Timer(lambda: self.now, self.sleep))
+        manner = Manner(Timer(lambda: self.now, self.sleep), debounce=self.debounce)
+        return Drop(self, self.folder, self.command, self, manner)
 
     def sleep(self, seconds: float) -> None:
         self.events.append(("sleep", seconds))
@@ -44,8 +48,7 @@ class World:
 
     def wait(self, seconds: float) -> Material | None:
         found = self.script.pop(0) if self.script else None
-        if found is None:
-            self.now += seconds
+        self.now += seconds if found is None else self.takes
         if isinstance(found, MeshcaError):
             raise found
         return found
@@ -53,7 +56,7 @@ class World:
     def acknowledge(self) -> None:
         self.events.append("acknowledged")
 
-    def command(self) -> None:
+    def command(self, generation: str, material: Material) -> None:
         self.events.append(("command", self.now))
         if self.command_fails:
             self.command_fails -= 1
@@ -164,10 +167,10 @@ def test_a_command_that_is_due_does_not_wait_for_the_server(world: World) -> Non
 def test_a_full_disk_is_tried_again_with_the_same_material(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     real, failures = GenerationFolder.put, [UnavailableError("disk full")]
 
-    def put(folder: GenerationFolder, files: dict[str, bytes]) -> str:
+    def put(folder: GenerationFolder, files: dict[str, bytes], secret: frozenset[str]) -> str:
         if failures:
             raise failures.pop()
-        return real(folder, files)
+        return real(folder, files, secret)
 
     monkeypatch.setattr(GenerationFolder, "put", put)
     world.script = [material("one")]
@@ -196,3 +199,38 @@ def test_once_gives_up_where_the_server_says_nothing(world: World) -> None:
     with pytest.raises(UnavailableError, match="sent nothing in 30 s"):
         world.drop().once()
     assert world.now == 30
+
+
+def test_changes_that_follow_each_other_closely_are_one(world: World) -> None:
+    world.debounce = 2.0
+    world.script = [material("first"), material("one"), material("two"), material("three"), None, material("late")]
+    drop = world.drop()
+    steps(drop, 1)
+    assert (world.now, world.chain()) == (0.0, "chain first")  # the first one is not kept waiting
+    steps(drop, 1)
+
+    placed = [event[2] for event in world.events if isinstance(event, tuple) and event[0] == "placed"]
+    assert placed == ["first", "three"]
+    assert world.now == 2.0
+    assert world.script[0] == material("late")
+
+
+def test_changes_without_end_are_put_in_place_after_five_pauses(world: World) -> None:
+    world.debounce = 2.0
+    world.takes = 1.5
+    world.script = [material("first"), *(material(str(number)) for number in range(20))]
+    drop = world.drop()
+    steps(drop, 2)
+
+    # They came every 1.5 s: after 10 s it is enough.
+    assert world.chain() == "chain 7"
+
+
+def test_a_server_that_goes_away_during_the_pause_loses_nothing(world: World) -> None:
+    world.debounce = 2.0
+    world.script = [material("first"), material("one"), GONE]
+    drop = world.drop()
+    steps(drop, 2)
+
+    assert world.chain() == "chain one"
+    assert not [event for event in world.events if isinstance(event, tuple) and event[0] == "failed"]

@@ -129,6 +129,22 @@ def test_changed_trust_keeps_the_leaf(api: Api) -> None:
     assert second.crl != first.crl
 
 
+def test_changed_trust_brings_a_new_leaf_where_a_port_has_to_prove_it_and_one_can_be_had(api: Api) -> None:
+    api.send()
+    source = AdminSource(api, Wish("front", "drop:/d", fresh=True), FRONT, Renewal(api.world.clock.now, lambda: 0.5))
+    first = take(source)
+    for refusal in (None, RefusedError("frozen")):
+        other = issue_with_new_key(api.issue, Wish("front", "other"))[1]
+        api.world.authority.revoke(other.serial, "keyCompromise", "test")
+        api.world.authority.publish_crls()
+        api.refusal = refusal
+        api.send()
+        second = take(source)
+        assert second.crl != first.crl
+        assert (second.serial != first.serial) == (refusal is None)
+        api.refusal, first = None, second
+
+
 def test_a_revoked_leaf_is_replaced_at_once(api: Api) -> None:
     api.send()
     source = api.source()
@@ -179,6 +195,32 @@ def test_a_refusal_is_told_each_time_it_is_asked(api: Api) -> None:
             source.wait(PATIENCE)
     api.refusal = None
     assert take(source)
+
+
+def test_trust_of_which_no_material_could_be_made_is_not_acknowledged(api: Api) -> None:
+    api.send()
+    source = api.source()
+    first = take(source)
+    api.send(replace(api.trust(), generation=9, revoked=(first.serial,)))
+    api.refusal = RefusedError("frozen")
+    with pytest.raises(RefusedError, match="frozen"):
+        source.wait(PATIENCE)
+    source.acknowledge()
+
+    assert api.acknowledged == [api.trust().generation]
+
+
+def test_a_subject_is_asked_for_where_it_is_wished_for(api: Api) -> None:
+    asked: list[SigningRequest] = []
+
+    def issue(requests: Sequence[SigningRequest]) -> list[Issued | MeshcaError]:
+        asked.extend(requests)
+        return api.issue(requests)
+
+    issue_with_new_key(issue, Wish("front", "drop:/d", subject=FRONT))
+    issue_with_new_key(issue, Wish("front", "drop:/d"))
+    subjects = [x509.load_der_x509_csr(each.csr).subject.rfc4514_string() for each in asked]
+    assert subjects == [f"UID={FRONT}", ""]
 
 
 def test_a_server_that_comes_back_with_the_same_trust_changes_nothing_and_hears_that_it_is_in_force(api: Api) -> None:

@@ -72,7 +72,7 @@ def test_a_host_name_has_a_virtual_host_and_whoever_names_none_is_in_all_of_them
         gateway_route("any", "color", {"prefix": "/any"}),
         gateway_route("exact", "color", {"hostname": {"exact": "A.example.com"}}),
         gateway_route("suffix", "color", {"hostname": {"suffix": ".example.com"}, "prefix": "/s"}),
-        gateway_route("other", "color", {"hostname": {"suffix": "*.other.com"}, "prefix": "/o"}),
+        gateway_route("other", "color", {"hostname": {"suffix": ".other.com"}, "prefix": "/o"}),
     ]
     hosts = _hosts(_found(*COLOR, *objects))
     assert {name: list(host.domains) for name, host in hosts.items()} == {

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.ca import World, node
 from fakes.server_world import signing_request
 
@@ -76,6 +79,22 @@ async def test_without_a_csr_a_key_is_made_and_with_one_none(batches: Batches) -
     assert x509.load_pem_x509_certificate(made.chain_pem).serial_number == int(made.serial, 16)
     assert b"PRIVATE" not in repr(made).encode()
     await queue.close()
+
+
+async def test_a_request_gets_its_own_identity_as_subject_and_no_other(batches: Batches) -> None:
+    queue = issuance(batches)
+    own, anothers = await queue.many([order(csr=named_csr(str(node("web")))), order(csr=named_csr(str(node("other"))))])
+    assert isinstance(own, Leaf)
+    subject = x509.load_pem_x509_certificate(own.chain_pem).subject
+    assert subject.rfc4514_string() == f"UID={node('web')}"
+    assert isinstance(anothers, InvalidInputError)
+    await queue.close()
+
+
+def named_csr(identity: str) -> bytes:
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.USER_ID, identity)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 async def test_a_wish_that_fails_fails_alone_and_answers_come_in_order(batches: Batches) -> None:

@@ -16,10 +16,12 @@ from meshca.client.admin import AdminClient
 from meshca.client.values import Issued
 from meshca.server.home import Home
 
+ANY_PORT = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+
 
 @contextmanager
 def process(home: Home) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    command = [sys.executable, "-m", "meshca", "--home", str(home.path), "serve", "--http", "127.0.0.1:0", "-o", "json"]
+    command = [sys.executable, "-m", "meshca", "--home", str(home.path), "serve", *ANY_PORT, "-o", "json"]
     environment = {**os.environ, "MESHCA_PASSPHRASE": PASSPHRASE.decode()}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -60,7 +62,17 @@ def test_a_taken_port_and_a_held_home_are_errors_in_words() -> None:
         port = taken.getsockname()[1]
         for lock, words in ((False, "cannot listen on"), (True, "runs on")):
             held = home.lock() if lock else None
-            command = [sys.executable, "-m", "meshca", "--home", str(home.path), "serve", "--http", f"127.0.0.1:{port}"]
+            command = [
+                sys.executable,
+                "-m",
+                "meshca",
+                "--home",
+                str(home.path),
+                "serve",
+                *ANY_PORT,
+                "--http",
+                f"127.0.0.1:{port}",
+            ]
             environment = {**os.environ, "MESHCA_PASSPHRASE": PASSPHRASE.decode()}
             done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
             if held:

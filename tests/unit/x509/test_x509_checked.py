@@ -50,8 +50,17 @@ def test_a_leaf_is_what_the_profile_says() -> None:
     assert names.value.get_values_for_type(x509.UniformResourceIdentifier) == [str(WEB)]
     assert names.value.get_values_for_type(x509.DNSName) == ["web.m.test"]
     assert (certificate.spiffe_id, certificate.issuer_id) == (WEB, issuing().issuer.id)
-    assert not any(isinstance(each.value, x509.BasicConstraints) for each in read.extensions)
+    constraints = read.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value.ca) == (True, False)  # said, for py-spiffe wants it said
     read.verify_directly_issued_by(x509.load_der_x509_certificate(issuing().issuer.certificate))
+
+
+def test_a_subject_says_the_identity_where_that_is_planned() -> None:
+    read = x509.load_pem_x509_certificate(make_leaf(names_subject=True).pem)
+    assert [(each.oid, each.value) for each in read.subject] == [(x509.NameOID.USER_ID, str(WEB))]
+    names = read.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert not names.critical  # RFC 5280 §4.2.1.6: beside a subject it should not be
+    assert names.value.get_values_for_type(x509.UniformResourceIdentifier) == [str(WEB)]
 
 
 def test_cas_are_what_the_profile_says() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from meshca.x509.csr import MAX_CSR_BYTES, CsrError, check_csr
 
 URI = x509.UniformResourceIdentifier
+UID, CN = x509.NameOID.USER_ID, x509.NameOID.COMMON_NAME
 KEY_USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -32,9 +33,15 @@ KEY_USAGE = dict.fromkeys(
 )
 
 
-def csr(key: Any = None, *extensions: x509.ExtensionType, algorithm: Any = hashes.SHA256()) -> bytes:  # noqa: B008
+def csr(
+    key: Any = None,
+    *extensions: x509.ExtensionType,
+    algorithm: Any = hashes.SHA256(),  # noqa: B008
+    subject: tuple[tuple[x509.ObjectIdentifier, str], ...] = (),
+) -> bytes:
     key = key or new_key()
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    name = x509.Name([x509.NameAttribute(*each) for each in subject])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
     for extension in extensions:
         builder = builder.add_extension(extension, critical=False)
     return builder.sign(key, algorithm).public_bytes(Encoding.DER)
@@ -42,6 +49,24 @@ def csr(key: Any = None, *extensions: x509.ExtensionType, algorithm: Any = hashe
 
 def names(*asked: x509.GeneralName) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName(asked)
+
+
+def test_a_subject_that_is_the_identity_is_handed_on_and_any_other_name_is_not_looked_at() -> None:
+    assert check_csr(csr(subject=((UID, str(WEB)),)), WEB).names_subject
+    for other in ((), ((CN, "web"),), ((CN, "web"), (UID, "web"))):
+        assert not check_csr(csr(subject=other), WEB).names_subject
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [((UID, f"{WEB}2"),), ((CN, str(WEB)),), ((UID, str(WEB)), (CN, "web")), ((UID, str(WEB)), (UID, str(WEB)))],
+    ids=["another", "as-a-common-name", "beside-a-name", "twice"],
+)
+def test_a_subject_that_says_an_identity_in_another_way_is_refused(subject: Any) -> None:
+    with pytest.raises(CsrError, match="its subject says another identity"):
+        check_csr(csr(subject=subject), WEB)
+    with pytest.raises(CsrError, match="leave it empty"):
+        check_csr(csr(subject=subject), None)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])

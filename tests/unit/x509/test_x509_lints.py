@@ -94,6 +94,13 @@ PROFILE_FAULTS: list[Any] = [
         "key_type_is_the_profiles",
         id="key-type",
     ),
+    pytest.param({"subject": False}, {"names_subject": True}, "subject_is_the_profiles", id="subject"),
+    pytest.param(
+        {},
+        {"names_subject": True, "spiffe_id": SpiffeId.parse("spiffe://m.test/" + "a" * 241)},
+        "subject_is_the_profiles",
+        id="subject-too-long",
+    ),
     pytest.param({}, {"spiffe_id": admin(TD, "ann")}, "identity_is_in_the_profiles_room", id="reserved"),
     pytest.param({"room": "/meshca/admin/"}, {}, "identity_is_in_the_profiles_room", id="admin-for-a-workload"),
     pytest.param(
@@ -120,6 +127,8 @@ def test_a_ca_has_the_profile_of_its_role(name: str) -> None:
 def test_a_good_leaf_has_no_findings() -> None:
     assert leaf_findings(leaf_plan()) == []
     assert leaf_findings(leaf_plan(dns_names=("web.m.test", "localhost"))) == []
+    longest = SpiffeId.parse("spiffe://m.test/" + "a" * 240)
+    assert leaf_findings(leaf_plan(names_subject=True, spiffe_id=longest)) == []
     assert leaf_findings(leaf_plan(spki=spki(new_key(ec.SECP384R1())))) == []
 
 

@@ -103,6 +103,7 @@ def certificates() -> Iterator[tuple[str, bytes]]:
         yield f"constrained {curve.name}", make_ca(curve=curve, name_constraint=True).issuer.certificate
         for names in ((), ("web.m.test", "api.web.m.test")):
             yield f"svid {curve.name} {names}", make_leaf(below, key=new_key(curve), dns_names=names).der
+        yield f"svid {curve.name} subject", make_leaf(below, key=new_key(curve), names_subject=True).der
         for profile, spiffe_id in ((SERVER, server(TD, "a")), (AGENT, agent(TD, "a")), (ADMIN, admin(TD, "a"))):
             plan = leaf_plan(issuer=below.issuer, key=new_key(curve), spiffe_id=spiffe_id)
             checked = check_leaf(plan, profile, NOW)

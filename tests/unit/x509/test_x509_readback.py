@@ -29,6 +29,7 @@ def findings(plan: LeafPlan, tbs: bytes) -> list[str]:
         ({"not_after": NOW.replace(microsecond=0) + HOUR + SECOND}, ["times_are_the_planned"]),
         ({"spiffe_id": SpiffeId.parse("spiffe://m.test/admin")}, ["extensions_are_those_of_the_profile"]),
         ({"dns_names": ("a.test",)}, ["extensions_are_those_of_the_profile"]),
+        ({"names_subject": True}, ["subject_is_the_planned", "extensions_are_those_of_the_profile"]),
         ({"spki": spki(new_key())}, ["key_is_the_planned", "extensions_are_those_of_the_profile"]),
         ({"issuer": root().issuer}, ["issuer_is_the_issuers_subject", "extensions_are_those_of_the_profile"]),
     ],
@@ -75,8 +76,10 @@ def test_a_field_after_the_extensions_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_wrong_profile_value_is_caught_for_its_specimen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The encoder is made to write CA rights; `cryptography` reads them, and the profile wants none."""
-    leaf_extensions = profile.leaf_extensions
-    monkeypatch.setattr(encode, "leaf_extensions", lambda *plan: (profile.CA_KEY_USAGE, *leaf_extensions(*plan)[1:]))
+    leaf_extensions, wrong = profile.leaf_extensions, {profile.LEAF_KEY_USAGE: profile.CA_KEY_USAGE}
+    monkeypatch.setattr(
+        encode, "leaf_extensions", lambda *plan: tuple(wrong.get(each, each) for each in leaf_extensions(*plan))
+    )
     plan = leaf_plan(spiffe_id=SpiffeId(TD, "/specimen"))
     encode._extensions_without_key.cache_clear()
     with pytest.raises(LintError, match="R09"):

@@ -419,3 +419,35 @@ def test_delta_held_version_of_rejected_bytes_confirms_nothing() -> None:
 
     assert not server.confirmed
     assert response.resources[0].digest != secret("a").digest
+
+
+# -- what the client has kept
+
+
+def test_what_is_taken_back_before_the_client_let_go_of_it_counts_as_accepted() -> None:
+    server = Server(type_url=RDS)
+    server.has(secret("a", type_url=RDS))
+    server.hears(["a"])
+    server.hears(["a"], server.must_say().nonce)
+    server.loses("a")
+    assert server.says() is None
+    server.confirmed.clear()
+
+    server.has(secret("a", type_url=RDS))
+
+    assert server.says() is None
+    assert set(server.confirmed) == {"a"}
+
+
+def test_what_is_under_way_or_was_rejected_does_not_count_as_accepted() -> None:
+    server = Server(type_url=RDS)
+    server.has(secret("a", type_url=RDS))
+    server.hears(["a"])
+    nonce = server.must_say().nonce
+    server.subscription.change()
+    server.subscription.lose_patience()
+    assert server.says() is None
+    server.hears(["a"], nonce, "bad")
+    server.subscription.change()
+    assert server.says() is None
+    assert not server.confirmed
