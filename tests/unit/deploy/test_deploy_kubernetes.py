@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
+from unit.attest.test_attest_kubernetes import jwk_of_rsa
 from unit.deploy.deploy_files import (
     DEPLOY,
     ENVOY_ARGUMENTS,
@@ -19,6 +23,8 @@ from unit.deploy.deploy_files import (
     manifests,
     named,
 )
+
+from meshca.server.config import parse_config
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -165,6 +171,26 @@ def test_no_secret_stands_in_argv_or_in_a_manifest() -> None:
     environment = {one["name"]: one for one in named(_containers(_one("StatefulSet", "meshca")), "server")["env"]}
     assert ":" not in environment["DATABASE_URL"]["value"].partition("://")[2].partition("@")[0]
     assert environment["PGPASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "meshca-database"
+
+
+def test_the_server_lets_in_the_agent_that_is_deployed(tmp_path: Path) -> None:
+    (account,) = _selected_accounts()
+    text = _one("ConfigMap", "meshca-attest")["data"]["attest.toml"]
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps({"keys": [jwk_of_rsa("rsa")]}))
+    (cluster,) = parse_config(text.replace("/etc/meshca/jwks.json", str(jwks)), "meshca.toml").attestors.clusters
+    assert cluster.expected.service_accounts == {account}
+    assert cluster.expected.audience == "meshca"
+    registered = re.findall(r"--parent (\S+)", (DEPLOY / "kubernetes/README.md").read_text())
+    assert f"k8s.{cluster.expected.cluster}" in registered[0]
+
+
+def _selected_accounts() -> set[tuple[str, str]]:
+    return {
+        (one["metadata"]["namespace"], _pod(one)["spec"]["serviceAccountName"])
+        for one in _workloads()
+        if one["kind"] == "DaemonSet"
+    }
 
 
 def test_the_sidecar_is_started_as_meshca_says() -> None:
