@@ -99,7 +99,9 @@ class AgentDesk:
             raise UnavailableError("the agent has not reached its server yet", remedy="connect again in a moment")
         process = self._attestor.lookup(peer)
         if process is None:
-            raise UnauthenticatedError("nobody vouches for this connection")
+            stranger = UnauthenticatedError("nobody vouches for this connection")
+            self.journal.refused("nobody", "attest", node.id, str(stranger))
+            raise stranger
         try:
             if is_slow(process, self.rights.registrations):
                 await asyncio.to_thread(self.rights.identities, process)

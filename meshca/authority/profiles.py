@@ -14,13 +14,17 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import MappingProxyType
 
-from meshca.authority.lifetimes import LifetimeError, Lifetimes, format_duration
+from meshca.authority.lifetimes import RATIO, LifetimeError, Lifetimes, format_duration
 from meshca.errors import InvalidInputError
-from meshca.x509.profiles import ISSUING, PROFILES, ROOT, SVID, Profile
+from meshca.x509.profiles import ADMIN, AGENT, ISSUING, PROFILES, ROOT, SVID, Profile
 
 LIMITS = ("max_ttl", "key_types", "dns_names")
 # What of the realm's lives bounds each profile; those that are absent are leaves.
 _LIFE_OF = {ROOT.name: "root", ISSUING.name: "issuing"}
+# Callers over TCP, of whom the ledger is asked at each call: a configuration may let them live longer than a leaf, up
+# to the ratio that binds every leaf. An administrator comes once a day, not once an hour (ADR 16).
+_TCP_CALLERS = frozenset({ADMIN.name, AGENT.name})
+_USUAL = {ADMIN.name: timedelta(days=1)}
 
 
 class ProfileError(InvalidInputError):
@@ -87,9 +91,18 @@ def profiles_in_force(lifetimes: Lifetimes, configured: Configured = NOTHING) ->
     found = {
         name: tightened(profile.within(_life_of(name, lifetimes)), configured.get(name, Limits()))
         for name, profile in PROFILES.items()
+        if name not in _TCP_CALLERS
     }
+    share = found[ISSUING.name].max_ttl / RATIO
+    found |= {name: _tcp_caller(name, lifetimes.leaf, share, configured.get(name, Limits())) for name in _TCP_CALLERS}
     lives_in_force(found)
     return MappingProxyType(found)
+
+
+def _tcp_caller(name: str, leaf: timedelta, share: timedelta, limits: Limits) -> Profile:
+    widest = PROFILES[name].within(max(leaf, share))
+    usual = min(max(leaf, _USUAL.get(name, leaf)), widest.max_ttl)
+    return tightened(widest, limits if limits.max_ttl else replace(limits, max_ttl=usual))
 
 
 def lives_in_force(profiles: Mapping[str, Profile]) -> Lifetimes:

@@ -19,7 +19,7 @@ import click
 
 from meshca.cli.command import Command, Settings, pass_settings
 from meshca.cli.output import show_event
-from meshca.errors import InvalidInputError
+from meshca.errors import InvalidInputError, RefusedError
 
 if TYPE_CHECKING:
     from meshca.agent.identity import Method, Own
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from meshca.attest.join import JoinToken
 
 _PROJECTED = Path("/var/run/secrets/meshca/token")
+_MAKE_ONE = "make one on the server's host with `meshca token AGENT --x509 DIR`, and copy that folder"
 
 
 @click.command("agent", cls=Command, short_help="Run a node agent in the foreground.")
@@ -121,9 +122,17 @@ def _tokens(file: Path | None) -> Callable[[], JoinToken]:
 
 
 def _from_files(folder: Path) -> Own:
-    from meshca.agent.identity import Own
-    from meshca.cli.remote import IdentityFolder
+    """Return an agent's identity.
 
-    found = IdentityFolder(folder)
-    leaf = found.presented()
-    return Own(leaf.spiffe_id, leaf.serial, leaf.not_after, found.identity(), found.bundle())
+    Raises:
+        MeshcaError: There is none that can be used.
+    """
+    from meshca.cli.remote import own_of
+    from meshca.spiffe.reserved import agent_id
+
+    own = own_of(folder, _MAKE_ONE)
+    if agent_id(own.spiffe_id) is None:
+        raise RefusedError(
+            "not the identity of an agent", field="--identity", value=str(own.spiffe_id), remedy=_MAKE_ONE
+        )
+    return own

@@ -16,12 +16,20 @@ from meshca.cli.output import absent, rfc3339, show
 @click.argument("agent")
 @click.option("--ttl", type=DURATION, help="How long it is good; default: 10m.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the token to this file (0600) and not to stdout.")
+@click.option("--x509", type=click.Path(path_type=Path), metavar="DIR", help="Make an X.509 identity there instead.")
 @pass_settings
-def token_command(settings: Settings, agent: str, ttl: timedelta | None, out: Path | None) -> None:
+def token_command(settings: Settings, agent: str, ttl: timedelta | None, out: Path | None, x509: Path | None) -> None:
     """Print a token with which AGENT may join, once.
 
     It is a secret: bring it to the agent's host in a file (--token-file) or as MESHCA_TOKEN, never as an argument.
+    With --x509 there is no token: the key is made here, and DIR is for the agent's --identity, again and again until
+    its certificate expires (the profile `agent` says how long it may live; `evict` ends it at once).
     """
+    if x509 is not None:
+        if out is not None:
+            raise click.UsageError("give --out or --x509.")
+        _make_identity(settings, agent, ttl, x509)
+        return
     with connect(settings) as client:
         made = client.create_token(agent, ttl)
     document = {"spiffe_id": made.spiffe_id, "expires": rfc3339(made.expires)}
@@ -32,6 +40,23 @@ def token_command(settings: Settings, agent: str, ttl: timedelta | None, out: Pa
 
     replace_files(out.absolute().parent, {out.name: made.text.encode() + b"\n"})
     show(settings.output, {"file": str(out), **document})
+
+
+def _make_identity(settings: Settings, agent: str, ttl: timedelta | None, folder: Path) -> None:
+    from meshca.cli.remote import IdentityFolder
+    from meshca.keys.requesting import new_request
+
+    key_pem, csr = new_request()
+    with connect(settings) as client:
+        made = client.issue_agent(agent, csr, ttl)
+    IdentityFolder(folder).put(made, key_pem)
+    document = {
+        "spiffe_id": made.issued.spiffe_id,
+        "serial": made.issued.serial,
+        "not_after": rfc3339(made.issued.not_after),
+        "directory": str(folder.absolute()),
+    }
+    show(settings.output, document)
 
 
 @click.command("agents", cls=Command, short_help="List the node agents.")

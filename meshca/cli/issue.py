@@ -18,9 +18,10 @@ from meshca.cli.options import DURATION, preferred
 from meshca.cli.output import rfc3339, show
 from meshca.client.admin import AdminClient
 from meshca.client.values import Issued, SigningRequest
-from meshca.errors import ConflictError, InvalidInputError, MeshcaError, NotFoundError
+from meshca.errors import ConflictError, InvalidInputError, MeshcaError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
+    from meshca.agent.identity import Own
     from meshca.drop.source import Wish
 
 _HOLDER = "issue"
@@ -36,11 +37,23 @@ _MAKE_ONE = "make one with openssl req -new, or leave --csr out"
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder; default: the current one.")
 @pass_settings
 def issue_command(settings: Settings, /, node: str, csr: Path | None, out: Path, **options: Any) -> None:
-    """Issue one certificate for NODE: svid.pem, svid_key.pem and bundle.pem."""
+    """Issue one certificate for NODE: svid.pem, svid_key.pem and bundle.pem.
+
+    Over TCP a node that is registered with --selector x509:self may call this itself, with its own certificate as
+    --identity, for the one that follows it.
+    """
     from meshca.cli.files import replace_files
     from meshca.drop.material import BUNDLE_FILE, CERTIFICATE_FILE, KEY_FILE
     from meshca.drop.source import Wish
 
+    if settings.server is not None and (own := _node_of(settings)):
+        given = {"--csr": csr, "--ttl": options["ttl"], "--dns": options["names"]}
+        if strange := [name for name, value in given.items() if value]:
+            raise InvalidInputError("is not for a node that asks for itself", field=strange[0], remedy="leave it out")
+        issued, files = _followed(settings.server, own, node)
+        paths = replace_files(out.absolute(), files)
+        show(settings.output, _document(issued, paths[CERTIFICATE_FILE], paths[KEY_FILE], paths[BUNDLE_FILE]))
+        return
     request = None if csr is None else _read_csr(csr)
     if request is not None:
         _require_no_other_key(out / KEY_FILE, request)
@@ -53,6 +66,35 @@ def issue_command(settings: Settings, /, node: str, csr: Path | None, out: Path,
         files = {KEY_FILE: key, **files}
     paths = replace_files(out.absolute(), files)
     show(settings.output, _document(issued, paths[CERTIFICATE_FILE], paths.get(KEY_FILE), paths[BUNDLE_FILE]))
+
+
+def _node_of(settings: Settings) -> Own | None:
+    """Return the identity that this command line calls with, if it is that of a node."""
+    from meshca.cli.remote import IdentityFolder, own_of
+    from meshca.spiffe.reserved import is_reserved
+
+    if is_reserved(IdentityFolder(settings.identity).presented().spiffe_id):
+        return None
+    return own_of(settings.identity, "`meshca issue` on the server's host makes another")
+
+
+def _followed(server: str, own: Own, node: str) -> tuple[Issued, dict[str, bytes]]:
+    """Have a node's own certificate followed by one for a new key."""
+    import asyncio
+
+    from meshca.agent.identity import renewed
+    from meshca.client.tunnel import parse_server
+    from meshca.drop.material import BUNDLE_FILE, CERTIFICATE_FILE, KEY_FILE, certificate_ders
+    from meshca.x509.presented import read_leaf
+
+    path = own.spiffe_id.path.lstrip("/")
+    if node not in {str(own.spiffe_id), path, path.rsplit("/", 1)[-1]}:
+        raise RefusedError("this identity is another node's", field="--identity", value=str(own.spiffe_id))
+    made = asyncio.run(renewed(parse_server(server), own))
+    chain = made.identity.chain_pem
+    leaf = read_leaf(certificate_ders(chain)[0])
+    issued = Issued(made.serial, str(made.spiffe_id), leaf.not_before, made.not_after, chain)
+    return issued, {KEY_FILE: made.identity.key_pem, CERTIFICATE_FILE: chain, BUNDLE_FILE: made.bundle}
 
 
 def _issue(client: AdminClient, csr: bytes | None, wish: Wish) -> tuple[bytes | None, Issued]:

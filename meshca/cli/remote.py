@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meshca.cli.files import replace_files
 from meshca.cli.output import warn
@@ -25,6 +26,9 @@ from meshca.drop.material import BUNDLE_FILE, CERTIFICATE_FILE, KEY_FILE, certif
 from meshca.errors import MeshcaError, NotFoundError, RefusedError, UnauthenticatedError
 from meshca.keys.requesting import new_request
 from meshca.x509.presented import Presented, read_leaf
+
+if TYPE_CHECKING:
+    from meshca.agent.identity import Own
 
 _LARGEST = 1 << 20
 _MAKE_ONE = "make one on the server's host with `meshca admin add NAME --out DIR`, and give it as --identity"
@@ -87,6 +91,22 @@ class IdentityFolder:
             raise NotFoundError(
                 f"cannot read it: {error.strerror}", field="--identity", value=str(path), remedy=_MAKE_ONE
             ) from error
+
+
+def own_of(folder: Path, remedy: str) -> Own:
+    """Return what stands in a folder, to be followed by another certificate.
+
+    Raises:
+        MeshcaError: It is not there, or has expired.
+    """
+    from meshca.agent.identity import Own
+
+    found = IdentityFolder(folder)
+    leaf = found.presented()
+    if leaf.not_after <= datetime.now(UTC):
+        ended = leaf.not_after.isoformat()
+        raise UnauthenticatedError(f"this certificate expired at {ended}", value=str(folder), remedy=remedy)
+    return Own(leaf.spiffe_id, leaf.serial, leaf.not_after, found.identity(), found.bundle())
 
 
 @contextmanager

@@ -311,6 +311,13 @@ class AdminClient:
             request.ttl.FromTimedelta(ttl)
         return convert.token(self._call(self._stub.CreateToken, request))
 
+    def issue_agent(self, agent: str, csr: bytes, ttl: timedelta | None = None) -> AdminIdentity:
+        """Return an X.509 identity that an agent may start from; the CSR's key becomes its."""
+        request = pb.IssueAgentRequest(agent=agent, csr=csr)
+        if ttl is not None:
+            request.ttl.FromTimedelta(ttl)
+        return convert.agent_identity(self._call(self._stub.IssueAgent, request))
+
     def agents(self) -> list[Agent]:
         """Return all agents that have attested."""
         return [convert.agent(row) for row in self._call(self._stub.ListAgents, pb.ListAgentsRequest()).agents]

@@ -98,6 +98,11 @@ def admin_identity(reply: Any) -> values.AdminIdentity:
     return values.AdminIdentity(_issued(reply.certificate), reply.bundle, reply.role)
 
 
+def agent_identity(reply: Any) -> values.AdminIdentity:
+    """IssueAgentReply."""
+    return values.AdminIdentity(_issued(reply.certificate), reply.bundle)
+
+
 def token(reply: Any) -> values.Token:
     """CreateTokenReply."""
     return values.Token(reply.token, reply.spiffe_id, moment(reply.expires))

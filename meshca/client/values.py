@@ -160,7 +160,7 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class AdminIdentity:
-    """A remote administrator's certificate, the roots (PEM), and what the administrator may do."""
+    """A certificate to call over TCP with, the roots (PEM), and what an administrator may do; an agent has no role."""
 
     issued: Issued
     bundle: bytes = field(repr=False)

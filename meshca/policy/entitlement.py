@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meshca.policy.selector import GID, UID, Selector, SelectorError, parse_selector
+from meshca.policy.selector import GID, SELF, UID, Selector, SelectorError, parse_selector
 from meshca.spiffe.id import SpiffeId
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def undecided(held: frozenset[Selector], registrations: Iterable[Registration]) 
     found: set[Selector] = set()
     for entry in registrations:
         rest = entry.selectors - held
-        if not any(selector.type in _IMMEDIATE for selector in rest):
+        if SELF not in rest and not any(selector.type in _IMMEDIATE for selector in rest):
             found |= rest
     return frozenset(found)
 

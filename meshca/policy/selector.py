@@ -5,6 +5,7 @@ Rules kept here (design §7):
 - S2 `unix:path` and `unix:sha256` stand only beside `unix:uid` or `unix:gid`: a process can connect, fork, and then
   become the trusted program.
 - S3 `k8s:sa` and `k8s:pod-name` stand only beside `k8s:ns`: every namespace has a `default` of its own.
+- S4 `x509:self` stands alone: no process has it, whoever calls over TCP with the node's certificate has.
 """
 
 from __future__ import annotations
@@ -78,18 +79,23 @@ class Selector:
         return f"{self.type}:{self.value}"
 
 
+SELF = Selector("x509", "self")
+
+
 def parse_selector(text: str) -> Selector:
     """Return the selector that a text spells in its one canonical way.
 
     Raises:
         SelectorError: it is of no type that is known, or its value has another form (S1).
     """
+    if text == str(SELF):
+        return SELF
     first, _, rest = text.partition(":")
     second, colon, value = rest.partition(":")
     kind = f"{first}:{second}"
     form = _FORMS.get(kind)
     if form is None or not colon:
-        known = ", ".join(_FORMS)
+        known = ", ".join((*_FORMS, str(SELF)))
         raise SelectorError(
             f"a selector is TYPE:VALUE with one of the types {known}",
             field="selector",
@@ -102,12 +108,14 @@ def parse_selector(text: str) -> Selector:
 
 
 def require_sound(selectors: Iterable[Selector]) -> None:
-    """Raise unless each of one registration's selectors has beside it what it needs (S2, S3).
+    """Raise unless each of one registration's selectors has beside it what it needs, and no more (S2, S3, S4).
 
     Raises:
         SelectorError: one stands alone.
     """
     found = tuple(selectors)
+    if SELF in found and len(found) > 1:
+        raise SelectorError("stands alone", field="selector", value=str(SELF), remedy="register the others apart")
     types = {selector.type for selector in found}
     for selector in sorted(found):
         needed = _NEEDS.get(selector.type)

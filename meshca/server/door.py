@@ -2,6 +2,7 @@
 
 Rules kept here (design §7):
 - Over TCP the ledger is asked each time: the very certificate that was shown has to be there, valid and not revoked.
+- A node is served only where a registration of it says ``x509:self``: else a stolen leaf would renew itself for ever.
 - Which role a method needs stands in ``services/roles.py``; what isn't there is refused.
 - A call that stays open is looked at again with each tick, and ends at once when its certificate is revoked or expires,
   or when its caller's role no longer is enough; then the connection ends.
@@ -22,9 +23,11 @@ from meshca.authority.authority import Authority
 from meshca.authority.ports import Clock
 from meshca.delivery.ports import Attestor, Journal
 from meshca.errors import MeshcaError, RefusedError, UnauthenticatedError
-from meshca.server.services.roles import ADMIN_CALLS, AGENT, AGENT_CALLS, STRANGER, is_enough
+from meshca.server.services.roles import ADMIN_CALLS, AGENT, SELF, STRANGER, is_enough, is_for
 from meshca.spiffe import reserved
+from meshca.spiffe.id import SpiffeId
 from meshca.store.admins import Admins
+from meshca.store.registrations import Registrations
 
 # A stream that is told why it ends has this long to hear it, before its connection goes.
 _LAST_WORDS = 0.25
@@ -48,6 +51,17 @@ class Call:
     remote: Remote | None = None
     timer: asyncio.TimerHandle | None = None
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def spiffe_id(self) -> SpiffeId:
+        """Return whose certificate was shown.
+
+        Raises:
+            WrongCallerError: None was.
+        """
+        if self.remote is None:
+            raise WrongCallerError("a certificate is needed", value=self.actor)
+        return self.remote.spiffe_id
 
     @property
     def agent_id(self) -> str:
@@ -95,13 +109,22 @@ class LocalDoor:
         yield Call(name, f"uid:{process.uid}")
 
 
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Where it stands who may call over TCP."""
+
+    admins: Admins
+    registrations: Registrations
+
+
 class TcpDoor:
     """The door for callers over TCP. Lives on the event loop."""
 
-    def __init__(self, gate: TcpGate, authority: Authority, admins: Admins, journal: Journal, clock: Clock) -> None:
+    def __init__(self, gate: TcpGate, authority: Authority, rights: Rights, journal: Journal, clock: Clock) -> None:
         self._gate = gate
         self._authority = authority
-        self._admins = admins
+        self._admins = rights.admins
+        self._registrations = rights.registrations
         self._journal = journal
         self._clock = clock
         self._open: set[Call] = set()
@@ -167,7 +190,7 @@ class TcpDoor:
 
     def _stranger(self, name: str, caller: Stranger) -> Call:
         actor = f"tcp:{caller.address}"
-        if AGENT_CALLS.get(name) != STRANGER:
+        if not is_for(name, STRANGER):
             reason = "a client certificate of this trust domain is needed"
             error = UnauthenticatedError(reason, field="method", value=name)
             self._journal.refused(actor, "call", name, str(error))
@@ -205,20 +228,28 @@ class TcpDoor:
         admin, agent = reserved.admin_name(remote.spiffe_id), reserved.agent_id(remote.spiffe_id)
         if admin is not None:
             self._require_role(name, admin)
-        elif agent is None:
+        elif agent is not None:
+            if not is_for(name, AGENT):
+                raise WrongCallerError("not for agents", field="method", value=name)
+        elif not is_for(name, SELF):
             raise WrongCallerError(
                 "over TCP only agents and admins are served",
                 field="certificate",
                 value=str(remote.spiffe_id),
                 remedy="let the workload ask an agent, or this server's own socket",
             )
-        elif AGENT_CALLS.get(name) not in (AGENT, STRANGER):
-            raise WrongCallerError("not for agents", field="method", value=name)
+        elif not is_for(name, STRANGER) and not self._registrations.says_self(remote.spiffe_id):
+            raise WrongCallerError(
+                "over TCP this node is not served",
+                field="certificate",
+                value=str(remote.spiffe_id),
+                remedy="`meshca register NODE --selector x509:self` lets it renew its own certificate",
+            )
 
     def _require_role(self, name: str, admin: str) -> None:
         least = ADMIN_CALLS.get(name)
         if least is None:
-            if AGENT_CALLS.get(name) == STRANGER:
+            if is_for(name, STRANGER):
                 return
             raise WrongCallerError("not for admins", field="method", value=name)
         role = self._admins.role(admin)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meshca.attest.tcp import TcpGate
 from meshca.server.config import Address
-from meshca.server.door import TcpDoor
+from meshca.server.door import Rights, TcpDoor
 from meshca.server.house import House
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
@@ -56,5 +56,5 @@ def tcp_side(house: House, issuance: Issuance, journal: StoreJournal, listener: 
     """Put the parts together; nothing is accepted yet."""
     own = OwnSvid(house, issuance, journal)
     gate = TcpGate(house.home.tcp_inner, own.context)
-    door = TcpDoor(gate, house.authority, Admins(house.store), journal, house.clock)
+    door = TcpDoor(gate, house.authority, Rights(Admins(house.store), house.registrations), journal, house.clock)
     return TcpSide(own, gate, door, listener)

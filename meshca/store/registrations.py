@@ -16,6 +16,8 @@ from sqlalchemy import Row, delete, select
 from meshca.authority.audit import AuditEntry
 from meshca.errors import ConflictError, NotFoundError
 from meshca.policy.entitlement import Registration, Selector
+from meshca.policy.selector import SELF
+from meshca.spiffe.id import SpiffeId
 from meshca.store.certificates import parsed
 from meshca.store.conditional import insert_missing
 from meshca.store.engine import Store, Transaction
@@ -34,6 +36,16 @@ class Registrations:
         query = select(REGISTRATIONS).order_by(REGISTRATIONS.c.created_at, REGISTRATIONS.c.id)
         with self._store.read() as connection:
             return [_registration(row) for row in connection.execute(query)]
+
+    def says_self(self, spiffe_id: SpiffeId) -> bool:
+        """Whether a registration lets this identity renew its own certificate over TCP."""
+        query = select(REGISTRATIONS.c.id).where(
+            REGISTRATIONS.c.spiffe_id == str(spiffe_id),
+            REGISTRATIONS.c.selectors == _selectors_text(frozenset({SELF})),
+            REGISTRATIONS.c.parent == "",
+        )
+        with self._store.read() as connection:
+            return connection.execute(query).first() is not None
 
     def add(self, registration: Registration, at: datetime, audit: AuditEntry) -> None:
         """Add one.

@@ -209,6 +209,11 @@ class AdminStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
                 _registered_method=True)
+        self.IssueAgent = channel.unary_unary(
+                '/meshca.v1.Admin/IssueAgent',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.IssueAgentRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.IssueAgentReply.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/meshca.v1.Admin/ListAgents',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
@@ -472,6 +477,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueAgent(self, request, context):
+        """An X.509 identity for an agent, in place of a token. Its key is made where it is asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAgents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -689,6 +701,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.CreateTokenReply.SerializeToString,
+            ),
+            'IssueAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueAgent,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.IssueAgentRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.IssueAgentReply.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -1666,6 +1683,33 @@ class Admin:
             '/meshca.v1.Admin/CreateToken',
             meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.CreateTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/IssueAgent',
+            meshca_dot_v1_dot_admin__pb2.IssueAgentRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.IssueAgentReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -95,7 +95,7 @@ class AgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """The next one, for the one that the connection was made with.
+        """The next one, for the one that the connection was made with: an agent's, or that of a node with x509:self.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,6 +60,42 @@ def test_a_short_identity_renews_itself_when_it_is_used(world: World) -> None:
     assert _leaf(out).serial != first
 
 
+def test_a_node_has_its_own_certificate_followed_where_a_registration_says_so(world: World) -> None:
+    address, out = str(world.admin.status().grpc), world.folder / "a"
+    world.apply(mesh(), node("a", host="a.m.test", port=80), node("b"))
+    first = world.run("issue", "a", "--out", str(out), "-o", "json").json
+    remote = ("--server", address, "--identity", str(out), "issue")
+
+    assert "this node is not served" in world.run(*remote, "a", "--out", str(out), code=1).err
+    world.run("register", "a", "--selector", "x509:self")
+    key = (out / "svid_key.pem").read_bytes()
+    made = world.run(*remote, "a", "--out", str(out), "-o", "json").json
+    assert (made["spiffe_id"], made["serial"]) == (first["spiffe_id"], _leaf(out).serial)
+    assert made["serial"] != first["serial"]
+    assert (out / "svid_key.pem").read_bytes() != key
+
+    assert "is another node's" in world.run(*remote, "b", "--out", str(out), code=1).err
+    assert "--ttl" in world.run(*remote, "a", "--ttl", "9h", "--out", str(out), code=1).err
+    assert "only agents and admins" in world.run(*remote[:-1], "status", code=1).err
+    assert _leaf(out).serial == made["serial"]
+
+
+def test_an_agents_identity_in_files_is_its_owners_alone(world: World) -> None:
+    out = world.folder / "id"
+    made = world.run("token", "host1", "--x509", str(out), "-o", "json").json
+    assert made["spiffe_id"] == "spiffe://m.test/meshca/agent/host1"
+    assert {f.name: stat.S_IMODE(f.stat().st_mode) for f in (out, *out.iterdir())} == {
+        "id": 0o700, "svid.pem": 0o600, "svid_key.pem": 0o600, "bundle.pem": 0o600,
+    }  # fmt: skip
+    assert "--out or --x509" in world.run("token", "host1", "--x509", str(out), "--out", "x", code=2).err
+    (row,) = world.run("agents", "-o", "json").json
+    assert (row["id"], row["method"], row["state"]) == ("host1", "x509", "attested")
+    address = str(world.admin.status().grpc)
+    agent = ("--home", str(world.folder / "ag"), "agent", "--server", address, "--identity", str(out))
+    world.run("evict", "host1")
+    assert "revoked" in world.run(*agent, code=1).err
+
+
 def test_no_core_and_no_debugger(world: World) -> None:
     """Others of the same user may not read the server's memory: its /proc is root's, and its limit for cores is 0."""
     assert world.server is not None

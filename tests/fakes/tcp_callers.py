@@ -10,6 +10,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from fakes.server_world import Admin
 
 from meshca.attest.join import parse_token
@@ -51,6 +55,14 @@ async def identity_of(parts: Parts, spiffe_id: str, kind: Kind, ttl: timedelta |
 def met(parts: Parts, identity: Identity | None) -> Meeting:
     """Return how to meet this server."""
     return meeting(TD, parts.state.snapshot.trust.bundle_pem, identity)
+
+
+def csr_for(uri: str) -> bytes:
+    """Return a CSR that names somebody."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
+    builder = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(names, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 @asynccontextmanager

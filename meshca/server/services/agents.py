@@ -13,9 +13,11 @@ from meshca.attest.join import new_token, parse_token
 from meshca.authority import audit
 from meshca.authority.audit import OK, AuditEntry
 from meshca.authority.records import CertificateFilter
+from meshca.authority.requests import ISSUED_ONCE
 from meshca.delivery.peers import agent_holder
 from meshca.errors import ConflictError, InvalidInputError, NotFoundError
 from meshca.policy.entitlement import is_proven_by_platform
+from meshca.server.issuance import Order
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Unary
 from meshca.spiffe import reserved
@@ -25,6 +27,7 @@ from meshca.v1 import admin_pb2 as pb
 
 _USUAL, _LONGEST = timedelta(minutes=10), timedelta(days=7)
 _SHORTEST = timedelta(seconds=1)
+X509 = "x509"
 _REASON = "privilegeWithdrawn"
 
 
@@ -71,7 +74,12 @@ class AgentsService:
 
     def calls(self) -> Mapping[str, Unary]:
         """Return the methods by the names of the API."""
-        return {"CreateToken": self.create_token, "ListAgents": self.agents, "EvictAgent": self.evict}
+        return {
+            "CreateToken": self.create_token,
+            "IssueAgent": self.issue,
+            "ListAgents": self.agents,
+            "EvictAgent": self.evict,
+        }
 
     async def create_token(self, request: Any, actor: str) -> Any:
         """Return what an agent may join with, once."""
@@ -96,6 +104,24 @@ class AgentsService:
         await asyncio.to_thread(self._agents.add_token, stored, agent_id, now + ttl, now, entry)
         reply = pb.CreateTokenReply(token=text, spiffe_id=str(spiffe_id))
         reply.expires.FromDatetime(now + ttl)
+        return reply
+
+    async def issue(self, request: Any, actor: str) -> Any:
+        """Issue an X.509 identity that an agent may start from; from here on it can be evicted."""
+        agent_id, spiffe_id = agent_of(request.agent, self._parts)
+        if not request.csr:
+            raise InvalidInputError("there is no CSR", field="csr")
+        ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else None
+        # A file that nobody need have in use: no rotation waits for it.
+        order = Order(spiffe_id, ISSUED_ONCE, "agent", actor, csr=request.csr, ttl=ttl)
+        leaf = await self._parts.issuance.one(order)
+        row = AgentRow(agent_id, X509, self._parts.house.clock.now(), leaf.serial, leaf.not_after)
+        await asyncio.to_thread(self._agents.put, row)
+        reply = pb.IssueAgentReply(bundle=self._parts.state.snapshot.trust.bundle_pem)
+        made = reply.certificate
+        made.serial, made.spiffe_id, made.chain = leaf.serial, str(leaf.spiffe_id), leaf.chain_pem
+        made.not_before.FromDatetime(leaf.not_before)
+        made.not_after.FromDatetime(leaf.not_after)
         return reply
 
     async def agents(self, _: Any, __: str) -> Any:

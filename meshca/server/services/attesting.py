@@ -15,15 +15,18 @@ from typing import Any
 
 from meshca.attest.join import hash_secret
 from meshca.authority import audit
+from meshca.authority.requests import ISSUED_ONCE
 from meshca.delivery.peers import agent_holder
 from meshca.delivery.ports import Leaf
 from meshca.errors import InvalidInputError, MeshcaError, RefusedError, UnavailableError
+from meshca.policy.hostnames import host_names
 from meshca.server.door import Call
 from meshca.server.issuance import Order
 from meshca.server.parts import Parts
 from meshca.server.proving import Method, Proven
 from meshca.server.services.calls import Unary
 from meshca.spiffe import reserved
+from meshca.spiffe.id import SpiffeId
 from meshca.store.agents import AgentRow, Agents
 from meshca.v1 import agent_pb2 as pb
 
@@ -68,7 +71,9 @@ class AttestingService:
         return self._reply(leaf)
 
     async def renew(self, request: Any, call: Call) -> Any:
-        """Issue the next certificate to an agent that has one."""
+        """Issue the next certificate to an agent that has one, or to a node that is let in for that alone."""
+        if reserved.agent_id(call.spiffe_id) is None:
+            return self._reply(await self._issue_to_self(call.spiffe_id, request.csr))
         leaf = await self._issue(call.agent_id, request.csr, "")
         await self._note(call.agent_id, "", leaf)
         return self._reply(leaf)
@@ -97,6 +102,18 @@ class AttestingService:
         spiffe_id = reserved.agent(self._parts.state.snapshot.trust_domain, agent_id)
         holder = agent_holder(agent_id, OWN)
         order = Order(spiffe_id, holder, "agent", f"agent:{agent_id}", csr=csr, token_hash=token_hash)
+        return await self._parts.issuance.one(order)
+
+    async def _issue_to_self(self, spiffe_id: SpiffeId, csr: bytes) -> Leaf:
+        if not csr:
+            raise InvalidInputError("there is no CSR", field="csr")
+        mesh = self._parts.state.snapshot.mesh
+        node = mesh.identities.holder(spiffe_id)
+        if node is None:
+            raise RefusedError("no longer in any mesh", field="certificate", value=str(spiffe_id))
+        names = host_names(mesh.mesh_set, node)
+        # Files, written once: nobody else hears when they are in use, so no rotation waits for them.
+        order = Order(spiffe_id, ISSUED_ONCE, "file", str(spiffe_id), csr=csr, host_names=names)
         return await self._parts.issuance.one(order)
 
     async def _note(self, agent_id: str, method: str, leaf: Leaf) -> None:

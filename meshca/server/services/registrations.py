@@ -11,7 +11,7 @@ from meshca.authority import audit
 from meshca.authority.audit import OK, AuditEntry
 from meshca.errors import InvalidInputError
 from meshca.policy.entitlement import Registration, parse_selector
-from meshca.policy.selector import require_sound
+from meshca.policy.selector import SELF, require_sound
 from meshca.server.parts import Parts
 from meshca.server.services.agents import agent_of
 from meshca.server.services.calls import Unary
@@ -65,6 +65,8 @@ class RegistrationService:
         spiffe_id = identities.of(identities.resolve(request.node))
         selectors = frozenset(parse_selector(text) for text in request.selectors)
         require_sound(selectors)
+        if parent and SELF in selectors:
+            raise InvalidInputError("has no agent between", field="parent", value=parent, remedy="leave --parent out")
         return Registration(secrets.token_hex(_ID_BYTES), spiffe_id, selectors, parent)
 
 

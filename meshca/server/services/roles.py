@@ -5,6 +5,7 @@ Rules kept here (design §7):
 - ``admin.sock`` is for the home's owner and root, and so is as good as the role ``admin``.
 - A role includes those before it. What changes trust, unlocks, or hands all of it out is for ``admin`` alone.
 - Admins don't call the agents' API, agents don't call that of admins, and who shows no certificate may only attest.
+- A node has nothing to call here, but for the next of its own certificates where a registration says ``x509:self``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal
 Role = Literal["viewer", "operator", "admin"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
 
-STRANGER, AGENT = "stranger", "agent"
+STRANGER, SELF, AGENT = "stranger", "x509:self", "agent"
 
 _VIEWER = """
     Status Get Can Resolve Registrations Certificates ShowAuthorities Bundle WatchTrust WatchRevision WatchRotation
@@ -24,7 +25,7 @@ _VIEWER = """
 """
 _OPERATOR = """
     Apply Rollback Delete Register Unregister Issue Revoke Freeze RotateLeaf AcknowledgeTrust AddEndpoints
-    RemoveEndpoints CreateToken EvictAgent
+    RemoveEndpoints CreateToken IssueAgent EvictAgent
 """
 _ADMIN = """
     Resume Unfreeze RotateAuthority TaintAuthority CaRequest ImportChain Backup AddAdmin
@@ -36,7 +37,7 @@ AGENT_CALLS: Mapping[str, str] = MappingProxyType(
     {
         "ShowTrust": STRANGER,
         "Attest": STRANGER,
-        "Renew": AGENT,
+        "Renew": SELF,
         "Watch": AGENT,
         "Sign": AGENT,
         "Token": AGENT,
@@ -45,6 +46,13 @@ AGENT_CALLS: Mapping[str, str] = MappingProxyType(
         "DeltaAggregatedResources": AGENT,
     }
 )
+
+
+def is_for(name: str, caller: str) -> bool:
+    """Whether a method of the agents' API is for this kind of caller: what strangers may call, everybody may."""
+    order = (STRANGER, SELF, AGENT)
+    least = AGENT_CALLS.get(name)
+    return least is not None and order.index(least) <= order.index(caller)
 
 
 def is_enough(role: str, least: Role) -> bool:

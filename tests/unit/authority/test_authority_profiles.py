@@ -59,12 +59,27 @@ def test_the_realms_lives_bound_the_profiles() -> None:
         "svid": HOUR,
         "server": HOUR,
         "agent": HOUR,
-        "admin": HOUR,
+        "admin": DAY,
         "root": 3650 * DAY,
         "intermediate": PROFILES["intermediate"].max_ttl,
         "issuing": 30 * DAY,
     }
     assert all(is_within(profile, PROFILES[name]) for name, profile in found.items())
+
+
+def test_a_caller_over_tcp_may_live_longer_than_a_leaf_and_no_longer_than_any_leaf_may() -> None:
+    found = profiles_in_force(Lifetimes(), {"admin": Limits(max_ttl=10 * DAY), "agent": Limits(max_ttl=7 * DAY)})
+    assert (found["admin"].max_ttl, found["agent"].max_ttl, found["svid"].max_ttl) == (10 * DAY, 7 * DAY, HOUR)
+    with pytest.raises(ProfileError, match=r"profiles.admin.max_ttl: longer .* \(got '11d'\); at most 10d"):
+        profiles_in_force(Lifetimes(), {"admin": Limits(max_ttl=11 * DAY)})
+    with pytest.raises(ProfileError, match=r"profiles.server.max_ttl"):
+        profiles_in_force(Lifetimes(), {"server": Limits(max_ttl=2 * HOUR)})
+    # The ratio is that of the issuing CA in force; a realm of short lives has administrators of short lives.
+    short = {"issuing": Limits(max_ttl=6 * HOUR)}
+    assert profiles_in_force(Lifetimes(), short)["admin"].max_ttl == 2 * HOUR
+    with pytest.raises(ProfileError, match="at most 2h"):
+        profiles_in_force(Lifetimes(), {**short, "agent": Limits(max_ttl=3 * HOUR)})
+    assert profiles_in_force(Lifetimes(), {"admin": Limits(max_ttl=HOUR / 2)})["admin"].max_ttl == HOUR / 2
 
 
 def test_a_limit_beyond_the_realms_life_is_an_error() -> None:

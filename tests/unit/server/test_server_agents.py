@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from envoy.service.discovery.v3 import discovery_pb2
 from fakes.server_world import (
     BACK,
@@ -30,7 +26,7 @@ from fakes.server_world import (
     shop,
     temporary_home,
 )
-from fakes.tcp_callers import agent_stub, identity_of, join, joined
+from fakes.tcp_callers import agent_stub, csr_for, identity_of, join, joined
 
 from meshca.drop.material import certificate_ders
 from meshca.errors import ConflictError, InvalidInputError
@@ -56,13 +52,6 @@ async def world() -> AsyncIterator[tuple[Parts, Admin]]:
 
 async def refusals(admin: Admin) -> list[tuple[str, str, str]]:
     return [(r.actor, r.action, r.subject) for r in await admin.audit_tail(200) if r.outcome == "refused"]
-
-
-def csr_for(uri: str) -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
-    builder = x509.CertificateSigningRequestBuilder(x509.Name([])).add_extension(names, critical=False)
-    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def tamper(parts: Parts, statement: str) -> None:
