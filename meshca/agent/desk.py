@@ -31,7 +31,7 @@ from meshca.delivery.workload_state import WorkloadState, X509Anchors, ders
 from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.envoy.placement import METADATA_KEY
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.xds.source import NodeInfo
 
 _IDLE = 3600.0
@@ -125,7 +125,7 @@ class AgentDesk:
         self.replace_tainted()
         callers = (holdings.holdings, holdings.trust_domain) != (before.holdings, before.trust_domain)
         wake = bool(fresh) or (holdings.suspended, holdings.frozen) != (before.suspended, before.frozen)
-        trust = (holdings.generation, holdings.bundle, holdings.crl) != (before.generation, before.bundle, before.crl)
+        trust = _anchors(holdings) != _anchors(before)
         self.workloads.replace(self._workload_state(), callers=callers, wake=wake or trust)
         for view in tuple(self._views) if callers or wake else ():
             view.moved(wake=wake)
@@ -179,5 +179,13 @@ class AgentDesk:
 
     def _workload_state(self) -> WorkloadState:
         holdings = self.holdings
-        anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl))
-        return WorkloadState(self.rights.trust_domain, self.rights.identities, self.rights.suspended, anchors)
+        federated = {TrustDomain(name): roots for name, roots in holdings.federated.items()}
+        anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl), federated)
+        rights = self.rights
+        return WorkloadState(
+            rights.trust_domain, rights.identities, rights.suspended, anchors, federating=rights.federating
+        )
+
+
+def _anchors(holdings: Holdings) -> tuple[object, ...]:
+    return holdings.generation, holdings.bundle, holdings.crl, holdings.federated

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from meshca.attest.process import Process
 from meshca.attest.selectors import selectors
 from meshca.client.agent import Holdings
-from meshca.delivery.callers import NotEntitledError
+from meshca.delivery.callers import NotEntitledError, federated_of
+from meshca.delivery.workload_state import federating
 from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import NodeRef, parse_node_id
 from meshca.policy.entitlement import Registration, Selected, entitled, parse_selector, select
@@ -30,6 +31,7 @@ class Guest:
     process: Process
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
+    federates_with: frozenset[TrustDomain] = frozenset()
 
     @property
     def actor(self) -> str:
@@ -70,7 +72,18 @@ class Rights:
         if not isinstance(choice, Selected) and named is not None:
             raise NotEntitledError(choice.reason, field="node.id", value=node_id)
         selected = choice.spiffe_id if isinstance(choice, Selected) else None
-        return Guest(process, frozenset(entry.spiffe_id for entry in entries), selected)
+        allowed = frozenset(entry.spiffe_id for entry in entries)
+        return Guest(process, allowed, selected, federated_of(entries, selected))
+
+    def federating(self, process: Process) -> frozenset[tuple[SpiffeId, TrustDomain]]:
+        """Return whose bundles a process may have, and as which of its identities."""
+        if not any(entry.federates_with for entry in self.registrations):
+            return frozenset()
+        return federating(self._entries(process))
+
+    def federated_upstream(self, selected: SpiffeId | None) -> frozenset[TrustDomain]:
+        """Return whose bundles the server sends under ``ALL``: those that any registration of an identity allows."""
+        return federated_of(self.registrations, selected)
 
     def recognises(self, node_id: str) -> SpiffeId | None:
         """Return which identity of this host a ``node.id`` names, or None."""
@@ -103,7 +116,9 @@ def rights_of(holdings: Holdings) -> Rights:
     registrations, nodes, keys = [], {}, {}
     for holding in holdings.holdings:
         spiffe_id = SpiffeId.parse(holding.spiffe_id)
-        registrations.append(Registration(holding.id, spiffe_id, frozenset(map(parse_selector, holding.selectors))))
+        found = frozenset(map(parse_selector, holding.selectors))
+        federates_with = frozenset(map(TrustDomain, holding.federates_with))
+        registrations.append(Registration(holding.id, spiffe_id, found, federates_with=federates_with))
         nodes[spiffe_id] = holding.node_id
         if node := parse_node_id(holding.node_id):
             keys[node.key] = spiffe_id

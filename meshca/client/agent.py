@@ -64,6 +64,7 @@ class Holding:
     spiffe_id: str
     selectors: tuple[str, ...]
     node_id: str
+    federates_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Holdings:
     frozen: bool = False
     rotations: Mapping[str, int] = field(default_factory=dict)
     key_types: tuple[str, ...] = ()
+    federated: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The roots (DER) of other trust domains that some of the holdings may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,9 @@ def _certificate(reply: Any) -> AgentCertificate:
 def _holdings(message: Any) -> Holdings:
     return Holdings(
         trust_domain=message.trust_domain,
-        holdings=tuple(Holding(h.id, h.spiffe_id, tuple(h.selectors), h.node_id) for h in message.holdings),
+        holdings=tuple(
+            Holding(h.id, h.spiffe_id, tuple(h.selectors), h.node_id, tuple(h.federates_with)) for h in message.holdings
+        ),
         suspended=frozenset(message.suspended),
         revoked=frozenset(message.revoked),
         generation=message.trust.generation,
@@ -224,6 +229,7 @@ def _holdings(message: Any) -> Holdings:
         frozen=message.frozen,
         rotations=dict(message.rotations),
         key_types=tuple(message.key_types),
+        federated={one.trust_domain: one.roots for one in message.federated},
     )
 
 

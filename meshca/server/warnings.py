@@ -51,6 +51,7 @@ def _warnings(house: House, snapshot: Snapshot) -> Iterator[str]:
         yield f"issuance is {described(snapshot.frozen)}; `meshca unfreeze` ends that"
     yield from _upstream(house, snapshot)
     yield from _restored(house, snapshot)
+    yield from _federations(house)
     for registration in snapshot.registrations:
         if _holds_for_server(registration):
             yield (
@@ -85,6 +86,13 @@ def _upstream(house: House, snapshot: Snapshot) -> Iterator[str]:
                 f"half of the life of the root {root.id} is over (it ends {end}), and it was brought, so that no "
                 "schedule replaces it: `meshca rotate root` makes a successor here"
             )
+
+
+def _federations(house: House) -> Iterator[str]:
+    for one in house.federations.list():
+        if one.failure:
+            fetched = one.fetched_at.isoformat(timespec="seconds") if one.fetched_at else "never"
+            yield f"no new bundle of {one.endpoint.trust_domain} (the last: {fetched}): {one.failure}"
 
 
 def _restored(house: House, snapshot: Snapshot) -> Iterator[str]:

@@ -126,9 +126,11 @@ class FakeAdmin:
         self._called("resolve", node)
         return Node(NODE, SPIFFE_ID, self.key_types)
 
-    def register(self, node: str, selectors: Sequence[str], *, parent: str = "") -> Registration:
-        self._called("register", node, tuple(selectors), parent)
-        return Registration("r1", SPIFFE_ID, tuple(selectors), parent)
+    def register(
+        self, node: str, selectors: Sequence[str], *, parent: str = "", federates_with: Sequence[str] = ()
+    ) -> Registration:
+        self._called("register", node, tuple(selectors), parent, *federates_with)
+        return Registration("r1", SPIFFE_ID, tuple(selectors), parent, tuple(federates_with))
 
     def registrations(self) -> list[Registration]:
         self._called("registrations")
