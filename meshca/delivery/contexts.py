@@ -13,15 +13,18 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from meshca.authority.trust import Trust
 from meshca.delivery.ports import Clock
-from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import secrets
 from meshca.spiffe.foreign import ForeignBundle
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.spiffe.reserved import nobody
 from meshca.xds.resource import SDS, Resource
+
+Federated = Mapping[TrustDomain, ForeignBundle]
+NOT_FEDERATED: Federated = MappingProxyType({})
 
 _LARGEST_CACHE = 64 << 20
 _VERSION_DIGITS = 32
@@ -36,10 +39,6 @@ class Wanted:
     domains: tuple[TrustDomain, ...] = ()
     """By whose roots, each for its own identities; none: by ours, with CRLs."""
 
-    def follows(self, trust_domain: TrustDomain) -> bool:
-        """Whether the roots of our trust domain stand in it, so that it follows our trust generations."""
-        return not self.domains or trust_domain in self.domains
-
 
 class Contexts:
     """Makes contexts and keeps them while they may be asked for again."""
@@ -53,25 +52,25 @@ class Contexts:
         self._trust: Trust | None = None
         self._trust_digest = ""
 
-    def get(self, wanted: Wanted, snapshot: Snapshot) -> Resource:
-        """Return the context under a snapshot's trust.
+    def get(self, wanted: Wanted, trust: Trust, federated: Federated = NOT_FEDERATED) -> Resource:
+        """Return the context under this trust, and under the bundles of other trust domains.
 
         Raises:
             UnsafeSecretError: An Envoy would take it and then admit the wrong peers, or none.
         """
-        trust = snapshot.trust.at(self._clock.now())
-        wanted, bundles = self._known(wanted, trust, snapshot.federated)
+        trust = trust.at(self._clock.now())
+        wanted, bundles = self._known(wanted, trust, federated)
         return self._cached(wanted, trust, bundles, lambda: self._body(wanted, trust, bundles, b""))
 
-    def reworded(self, wanted: Wanted, snapshot: Snapshot, note: bytes, version: str) -> Resource:
-        """Return the same context in other bytes; ``note`` is text after the last PEM block."""
-        trust = snapshot.trust.at(self._clock.now())
-        wanted, bundles = self._known(wanted, trust, snapshot.federated)
+    def reworded(
+        self, wanted: Wanted, trust: Trust, words: tuple[bytes, str], federated: Federated = NOT_FEDERATED
+    ) -> Resource:
+        """Return the same context in other bytes; ``words`` are text after the last PEM block, and the version."""
+        trust, (note, version) = trust.at(self._clock.now()), words
+        wanted, bundles = self._known(wanted, trust, federated)
         return Resource(SDS, wanted.name, version, self._body(wanted, trust, bundles, note))
 
-    def _known(
-        self, wanted: Wanted, trust: Trust, federated: Mapping[TrustDomain, ForeignBundle]
-    ) -> tuple[Wanted, dict[TrustDomain, bytes]]:
+    def _known(self, wanted: Wanted, trust: Trust, federated: Federated) -> tuple[Wanted, dict[TrustDomain, bytes]]:
         """Return what is wanted, with the bundles of its trust domains; who is not federated any more is nobody."""
         if wanted.domains and wanted.admitted != frozenset():
             others = {domain: federated[domain].pem for domain in wanted.domains if domain in federated}
@@ -94,8 +93,9 @@ class Contexts:
     def _cached(
         self, wanted: Wanted, trust: Trust, bundles: Mapping[TrustDomain, bytes], make: Callable[[], bytes]
     ) -> Resource:
-        # What has no roots of ours stays as it is when ours change.
-        digest = self._digest(trust) if wanted.follows(self._trust_domain) else ""
+        # That of our trust is in every version: whoever holds a leaf has to acknowledge each generation, and may hold
+        # contexts of others alone. Envoy takes the same bytes under another version as no change.
+        digest = self._digest(trust)
         for domain, pem in sorted(bundles.items()):
             digest = hashlib.sha256(f"{digest} {domain} ".encode() + pem).hexdigest()
         key = (digest, wanted)

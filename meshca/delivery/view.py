@@ -151,8 +151,8 @@ class LiveView:
 
     @property
     def trusting(self) -> bool:
-        """Whether it has been given trust of ours."""
-        return any(sent.generation for sent in self._memory.contexts.values())
+        """Whether it has been given trust."""
+        return bool(self._memory.contexts)
 
     @property
     def identities(self) -> frozenset[SpiffeId]:
@@ -240,7 +240,8 @@ class LiveView:
             wanted = self._resolved(resource.name, "")
             if isinstance(wanted, WantedLeaf):
                 return self._leaf_resource(wanted.name, self._memory.leaves[wanted.name], note)
-            return self._desk.contexts.reworded(wanted, self._desk.snapshot, note, resource.version)
+            now = self._desk.snapshot
+            return self._desk.contexts.reworded(wanted, now.trust, (note, resource.version), now.federated)
         except (MeshcaError, KeyError):
             return resource
         return resource
@@ -368,11 +369,9 @@ class LiveView:
         if isinstance(wanted, WantedLeaf):
             return await self._svid(wanted.name, wanted.spiffe_id, held)
         context = self._held_back(wanted)
-        made = self._desk.contexts.get(context, snapshot)
+        made = self._desk.contexts.get(context, snapshot.trust, snapshot.federated)
         sent = self._memory.contexts.setdefault(name, _Sent(context, made.version, 0))
-        # Trust of others alone has no generation of ours to be acknowledged.
-        generation = snapshot.trust.generation if context.follows(snapshot.trust_domain) else 0
-        sent.wanted, sent.version, sent.generation = context, made.version, generation
+        sent.wanted, sent.version, sent.generation = context, made.version, snapshot.trust.generation
         return made
 
     def _resolved(self, name: str, held: str) -> Wanted | WantedLeaf:

@@ -5,8 +5,9 @@ Rules kept here:
   admission is in force on open connections without touching a listener, and a lost override denies.
 - Principals are exact URI SANs. Nobody admitted is an ALLOW without policies, which Envoy reads as deny
   (envoy.config.rbac.v3.RBAC, action ALLOW).
-- A client of another trust domain is allowed only if its certificate holds no ID of ours beside its own: Envoy looks at
-  any URI SAN, and applications read them all in `x-forwarded-client-cert`.
+- Where clients of several trust domains are admitted, a certificate with IDs of two of them is nobody's (X509-SVID §2
+  allows one). Measured: Envoy admits by any URI SAN, whoever signed it, RBAC looks at any, and applications read all of
+  them in `x-forwarded-client-cert`; so a foreign CA could put one of our IDs beside its own.
 """
 
 from __future__ import annotations
@@ -49,26 +50,28 @@ def network_filter(clients: Collection[SpiffeId], own: TrustDomain, stat_prefix:
     return listener_components_pb2.Filter(name=NETWORK_FILTER, typed_config=packed(rbac))
 
 
-def _rules(clients: Collection[SpiffeId], own: TrustDomain | None = None) -> Any:
+def _rules(clients: Collection[SpiffeId], *own: TrustDomain) -> Any:
+    domains = frozenset({*own, *(client.trust_domain for client in clients)})
     rules = rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW)
     if clients:
         rules.policies[_POLICY].CopyFrom(
             rbac_pb2.Policy(
                 permissions=[rbac_pb2.Permission(any=True)],
-                principals=[_principal(client, own) for client in sorted(clients, key=str)],
+                principals=[_principal(client, domains) for client in sorted(clients, key=str)],
             )
         )
     return rules
 
 
 @functools.lru_cache(maxsize=65536)
-def _principal(client: SpiffeId, own: TrustDomain | None) -> Any:
+def _principal(client: SpiffeId, domains: frozenset[TrustDomain]) -> Any:
     principal = _authenticated(string_pb2.StringMatcher(exact=str(client)))
-    if own is None or client.trust_domain == own:
+    others = sorted(domains - {client.trust_domain})
+    if not others:
         return principal
-    ours = _authenticated(string_pb2.StringMatcher(prefix=f"{own.id}/"))
-    both = rbac_pb2.Principal.Set(ids=[principal, rbac_pb2.Principal(not_id=ours)])
-    return rbac_pb2.Principal(and_ids=both)
+    strange = (_authenticated(string_pb2.StringMatcher(prefix=f"{domain.id}/")) for domain in others)
+    alone = [principal, *(rbac_pb2.Principal(not_id=one) for one in strange)]
+    return rbac_pb2.Principal(and_ids=rbac_pb2.Principal.Set(ids=alone))
 
 
 def _authenticated(name: Any) -> Any:

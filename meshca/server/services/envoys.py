@@ -50,7 +50,7 @@ class EnvoyService:
             if isinstance(wanted, WantedLeaf):
                 body = wire.message(_SECRET_NAME, name.encode())
             else:
-                body = desk.contexts.get(wanted, snapshot).body
+                body = desk.contexts.get(wanted, snapshot.trust, snapshot.federated).body
             yield pb.Resource(type_url=SDS, name=name, body=body)
 
 
