@@ -91,7 +91,12 @@ async def test_a_bundle_is_fetched_from_the_server_that_was_meant(stranger: Stra
 @pytest.mark.parametrize("who", ["spiffe://e.test/other", "spiffe://m.test/bundles", "spiffe://e.test"])
 async def test_another_server_is_told_and_asked_nothing(stranger: Stranger, who: str) -> None:
     asked: list[bytes] = []
-    async with _serving(stranger.minted(who), lambda head: asked.append(head) or b"") as url:
+
+    def answer(head: bytes) -> bytes:
+        asked.append(head)
+        return b""
+
+    async with _serving(stranger.minted(who), answer) as url:
         with pytest.raises(MeshcaError):
             await bundle_client.fetch(url, _meeting(stranger))
     assert not asked
