@@ -25,9 +25,9 @@ from meshca.attest.selectors import is_slow
 from meshca.client.agent import Holdings
 from meshca.client.delta import DeltaStream
 from meshca.delivery.leaves import Leaves
-from meshca.delivery.ports import Attestor, Clock, Issuing
+from meshca.delivery.ports import Attestor, Clock, Issuing, TokenIssuing
 from meshca.delivery.rejections import Rejections
-from meshca.delivery.workload_state import WorkloadState, X509Anchors, ders
+from meshca.delivery.workload_state import JwtAnchors, WorkloadState, X509Anchors, ders
 from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.envoy.placement import METADATA_KEY
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
@@ -50,6 +50,7 @@ class Services:
     clock: Clock
     chance: Callable[[], float]
     open_stream: OpenStream
+    tokens: TokenIssuing
 
 
 class AgentDesk:
@@ -68,7 +69,14 @@ class AgentDesk:
         self._views: set[LocalView] = set()
         self._draining = False
         self._closing: list[Callable[[], Awaitable[object]]] = []
-        workloads = WorkloadServices(services.attestor, self.leaves, services.journal, services.journal.has_leaf)
+        workloads = WorkloadServices(
+            services.attestor,
+            self.leaves,
+            services.journal,
+            services.journal.has_leaf,
+            tokens=services.tokens,
+            followed=services.journal.follows,
+        )
         self.workloads = Workloads(workloads, self._workload_state())
 
     @property
@@ -179,13 +187,22 @@ class AgentDesk:
 
     def _workload_state(self) -> WorkloadState:
         holdings = self.holdings
-        federated = {TrustDomain(name): roots for name, roots in holdings.federated.items()}
+        theirs = {TrustDomain(name): found for name, found in holdings.federated.items()}
+        federated = {trust_domain: found.roots for trust_domain, found in theirs.items()}
         anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl), federated)
-        rights = self.rights
+        rights, jwt = self.rights, {trust_domain: found.jwt_keys for trust_domain, found in theirs.items()}
+        if holdings.jwt_bundle:
+            jwt[rights.trust_domain] = holdings.jwt_bundle
         return WorkloadState(
-            rights.trust_domain, rights.identities, rights.suspended, anchors, federating=rights.federating
+            rights.trust_domain,
+            rights.identities,
+            rights.suspended,
+            anchors,
+            JwtAnchors(holdings.jwt_generation, jwt),
+            rights.federating,
         )
 
 
 def _anchors(holdings: Holdings) -> tuple[object, ...]:
-    return holdings.generation, holdings.bundle, holdings.crl, holdings.federated
+    own = holdings.generation, holdings.bundle, holdings.crl, holdings.jwt_generation, holdings.jwt_bundle
+    return *own, holdings.federated

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import structlog
+
 from meshca.attest.process import Process
 from meshca.attest.selectors import selectors
 from meshca.client.agent import Holdings
@@ -17,9 +19,11 @@ from meshca.delivery.callers import NotEntitledError, federated_of
 from meshca.delivery.workload_state import federating
 from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import NodeRef, parse_node_id
-from meshca.policy.entitlement import Registration, Selected, entitled, parse_selector, select
+from meshca.policy.entitlement import Registration, Selected, SelectorError, entitled, parse_selector, select
 from meshca.policy.selector import GID, UID, Selector
 from meshca.spiffe.id import SpiffeId, TrustDomain
+
+_log = structlog.get_logger(__name__)
 
 _IMMEDIATE = frozenset({UID, GID})
 
@@ -116,9 +120,13 @@ def rights_of(holdings: Holdings) -> Rights:
     registrations, nodes, keys = [], {}, {}
     for holding in holdings.holdings:
         spiffe_id = SpiffeId.parse(holding.spiffe_id)
-        found = frozenset(map(parse_selector, holding.selectors))
+        try:
+            selectors_of = frozenset(map(parse_selector, holding.selectors))
+        except SelectorError as error:
+            _log.warning("registration left out", id=holding.id, reason=str(error))
+            continue
         federates_with = frozenset(map(TrustDomain, holding.federates_with))
-        registrations.append(Registration(holding.id, spiffe_id, found, federates_with=federates_with))
+        registrations.append(Registration(holding.id, spiffe_id, selectors_of, federates_with=federates_with))
         nodes[spiffe_id] = holding.node_id
         if node := parse_node_id(holding.node_id):
             keys[node.key] = spiffe_id

@@ -125,3 +125,28 @@ def _tell(wish: _Wish, key_pem: bytes, answer: WorkloadCertificate | MeshcaError
             issuer_id=answer.issuer,
         )
     )
+
+
+class AgentTokens:
+    """JWT-SVIDs for those behind this agent: the server signs them. Implements ``delivery.ports.TokenIssuing``."""
+
+    def __init__(self, ask: Callable[[str, Sequence[str]], Awaitable[str]]) -> None:
+        self._ask = ask
+
+    async def token(self, spiffe_id: SpiffeId, audience: tuple[str, ...], requested_by: str) -> str:
+        """Return a token of this identity for this audience.
+
+        Raises:
+            MeshcaError: There is none: the server refuses it, or does not answer.
+        """
+        if not audience:
+            raise UnavailableError("a token is for somebody", field="audience", value=requested_by)
+        return await self._ask(str(spiffe_id), audience)
+
+    async def ready(self) -> None:
+        """See that there is a key that signs.
+
+        Raises:
+            MeshcaError: There is none.
+        """
+        await self._ask("", ())

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 
@@ -76,6 +77,13 @@ class AgentJournal:
     def has_leaf(self, holder: Holder, leaf: Leaf, generation: int) -> None:
         """Note that a holder has a leaf, and a trust generation (0: that is told otherwise)."""
         self._note(Acknowledgement(word_of(holder.name), str(leaf.spiffe_id), leaf.serial, generation))
+
+    def follows(self, holder: str, spiffe_id: SpiffeId, generation: int, until: datetime, /) -> None:
+        """Note that a process has a generation of the JWT bundle, and counts as following it until then."""
+        self._waiting[holder, str(spiffe_id)] = Acknowledgement(
+            holder, str(spiffe_id), jwt_generation=generation, jwt_until=until
+        )
+        self._something.set()
 
     def own(self, spiffe_id: SpiffeId, serial: str, generation: int) -> None:
         """Note what the agent itself has."""

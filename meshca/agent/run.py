@@ -25,7 +25,7 @@ import structlog
 
 from meshca.agent.desk import AgentDesk, Services
 from meshca.agent.identity import Address, Method, Own, OwnIdentity
-from meshca.agent.issuing import AgentIssuing
+from meshca.agent.issuing import AgentIssuing, AgentTokens
 from meshca.agent.journal import AgentJournal
 from meshca.agent.place import Place
 from meshca.attest.gate import Gate, Room
@@ -137,7 +137,7 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
             return DeltaStream(api.channel, node_id, metadata, api.error)
 
         chance = random.SystemRandom().random
-        desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream))
+        desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream, AgentTokens(api.token)))
         agent = Agent(desk, api, identity, journal, tunnel, options.place.socket, asyncio.Event())
 
         def changed(own: Own) -> None:

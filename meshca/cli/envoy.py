@@ -52,18 +52,30 @@ def _placement_options(function: Function) -> Function:
     return function
 
 
+def _socket_option(function: Function) -> Function:
+    words = "The socket that Envoy connects to: an agent's, where that is on its host. Default: this home's."
+    return click.option("--socket", callback=_absolute, metavar="PATH", help=words)(function)
+
+
+def _absolute(_: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not Path(value).is_absolute():
+        raise click.BadParameter("write it from the root on: Envoy runs in another folder.", param=parameter)
+    return value
+
+
 @envoy_command.command("bootstrap", short_help="Print what to start a node's Envoy with.")
 @click.argument("node")
 @_placement_options
+@_socket_option
 @pass_settings
-def bootstrap_command(settings: Settings, /, node: str, admin_port: int, **place: Any) -> None:
+def bootstrap_command(settings: Settings, /, node: str, admin_port: int, socket: str | None, **place: Any) -> None:
     """Print the bootstrap of NODE's Envoy, and the command line that goes with it."""
     placement = _placement(place)
     with connect(settings) as client:
         node_id = client.resolve(node).node_id
     from meshca.envoy.documents import bootstrap
 
-    _print_file(settings, bootstrap(_start(settings, node_id, placement, admin_port)))
+    _print_file(settings, bootstrap(_start(settings, node_id, placement, admin_port, socket)))
 
 
 @envoy_command.command("list", short_help="List each stream and type of the connected Envoys.")
@@ -78,15 +90,18 @@ def list_command(settings: Settings) -> None:
 @envoy_command.command("render", short_help="Print all that a node's Envoy would get.")
 @click.argument("node")
 @_placement_options
+@_socket_option
 @click.option("--static", is_flag=True, help="As one file that runs without ADS; secrets come from the socket.")
 @pass_settings
-def render_command(settings: Settings, /, node: str, admin_port: int, static: bool, **place: Any) -> None:
+def render_command(
+    settings: Settings, /, node: str, admin_port: int, socket: str | None, *, static: bool, **place: Any
+) -> None:
     """Print all that NODE's Envoy would get, private keys left out."""
     placement = _placement(place)
     with connect(settings) as client:
         rendered = client.render(node, placement=json.dumps(next(iter(placement.metadata().values()))))
     if static:
-        _print_file(settings, _static(rendered, _start(settings, rendered.node_id, placement, admin_port)))
+        _print_file(settings, _static(rendered, _start(settings, rendered.node_id, placement, admin_port, socket)))
     else:
         _print_document(settings, _rendered(rendered))
 
@@ -125,10 +140,10 @@ def _placement(place: dict[str, Any]) -> Placement:
     return placement
 
 
-def _start(settings: Settings, node_id: str, placement: Placement, admin_port: int) -> Bootstrap:
+def _start(settings: Settings, node_id: str, placement: Placement, admin_port: int, socket: str | None) -> Bootstrap:
     from meshca.envoy.documents import Bootstrap
 
-    return Bootstrap(node_id, str(settings.workload_socket), placement, admin_port)
+    return Bootstrap(node_id, socket or str(settings.workload_socket), placement, admin_port)
 
 
 def _rendered(rendered: Rendered) -> dict[str, Any]:

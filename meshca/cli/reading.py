@@ -93,8 +93,9 @@ def _read(file: Path, option: str = "-f") -> str:
 
 def _text(name: str, content: bytes, option: str = "-f") -> str:
     if len(content) > _LARGEST:
-        raise InvalidInputError("is larger than 16 MiB", field=option, value=name)
+        raise InvalidInputError("is larger than 16 MiB", field=option, value=name, remedy="split it into files")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"is not UTF-8 (byte {error.start})", field=option, value=name) from error
+        problem = f"is not UTF-8 (byte {error.start})"
+        raise InvalidInputError(problem, field=option, value=name, remedy="save it as UTF-8") from error

@@ -68,6 +68,14 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class FederatedBundle:
+    """The roots (DER) and the JWK set of another trust domain."""
+
+    roots: bytes = field(repr=False)
+    jwt_keys: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
     """All that an agent may hold, and what it is to know for that."""
 
@@ -82,8 +90,10 @@ class Holdings:
     frozen: bool = False
     rotations: Mapping[str, int] = field(default_factory=dict)
     key_types: tuple[str, ...] = ()
-    federated: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """The roots (DER) of other trust domains that some of the holdings may have."""
+    jwt_generation: int = 0
+    jwt_bundle: bytes = field(default=b"", repr=False)
+    federated: Mapping[str, FederatedBundle] = field(default_factory=dict)
+    """Of other trust domains, those that some of the holdings may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,8 @@ class Acknowledgement:
     spiffe_id: str
     serial: str = ""
     generation: int = 0
+    jwt_generation: int = 0
+    jwt_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +185,12 @@ class AgentApi:
 
     async def acknowledge(self, found: Collection[Acknowledgement]) -> None:
         """Tell what is in force."""
-        messages = [
-            pb.Acknowledgement(holder=a.holder, spiffe_id=a.spiffe_id, serial=a.serial, generation=a.generation)
-            for a in found
-        ]
-        await self._call(self._stub.Acknowledge, pb.AcknowledgeRequest(acknowledgements=messages))
+        await self._call(self._stub.Acknowledge, pb.AcknowledgeRequest(acknowledgements=map(_acknowledgement, found)))
+
+    async def token(self, spiffe_id: str, audience: Sequence[str]) -> str:
+        """Return a JWT-SVID; without an audience none, only a key that signs is seen to."""
+        request = pb.TokenRequest(spiffe_id=spiffe_id, audience=audience)
+        return str((await self._call(self._stub.Token, request)).token)
 
     async def report(self, refusals: Collection[Refusal]) -> None:
         """Tell what was refused here."""
@@ -214,6 +227,19 @@ def _certificate(reply: Any) -> AgentCertificate:
     )
 
 
+def _acknowledgement(a: Acknowledgement) -> Any:
+    message = pb.Acknowledgement(
+        holder=a.holder,
+        spiffe_id=a.spiffe_id,
+        serial=a.serial,
+        generation=a.generation,
+        jwt_generation=a.jwt_generation,
+    )
+    if a.jwt_until is not None:
+        message.jwt_until.FromDatetime(a.jwt_until)
+    return message
+
+
 def _holdings(message: Any) -> Holdings:
     return Holdings(
         trust_domain=message.trust_domain,
@@ -229,7 +255,9 @@ def _holdings(message: Any) -> Holdings:
         frozen=message.frozen,
         rotations=dict(message.rotations),
         key_types=tuple(message.key_types),
-        federated={one.trust_domain: one.roots for one in message.federated},
+        jwt_generation=message.jwt_generation,
+        jwt_bundle=message.jwt_bundle,
+        federated={one.trust_domain: FederatedBundle(one.roots, one.jwt_keys) for one in message.federated},
     )
 
 

@@ -6,7 +6,7 @@ Rules kept here:
 - Who is suspended is admitted nowhere, and admits nobody.
 - Whoever is admitted is admitted by the roots of their own trust domain: a context is of one trust domain, or a
   validator that keeps several apart. Ours goes first, because it alone knows CRLs: where a policy admits identities of
-  ours and of others, the others are admitted by ``client:…``, one by one (ADR 16). Who isn't federated is nobody.
+  ours and of others, the others are admitted by ``client:…``, one by one (ADR 17). Who isn't federated is nobody.
 - The bundle of another trust domain is for registrations that federate with it.
 - Refused are only SVIDs and trust domains that the caller may not have, names that need a selection where none is made,
   and unknown names.

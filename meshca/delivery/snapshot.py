@@ -18,7 +18,7 @@ from meshca.mesh.forest import MeshSet
 from meshca.mesh.identity import Identities
 from meshca.mesh.model import ObjectKey
 from meshca.policy.admission import Policy
-from meshca.policy.entitlement import Registration
+from meshca.policy.entitlement import Registration, is_behind
 from meshca.spiffe.foreign import ForeignBundle
 from meshca.spiffe.id import SpiffeId, TrustDomain
 
@@ -50,5 +50,5 @@ class Snapshot:
     frozen: Freeze | None = None  # nothing is issued; what was issued is served on
 
     def registrations_of(self, parent: str) -> tuple[Registration, ...]:
-        """Return the registrations of an agent, or with "" those of this host."""
-        return tuple(entry for entry in self.registrations if entry.parent == parent)
+        """Return the registrations behind an agent, or with "" those of this host."""
+        return tuple(entry for entry in self.registrations if is_behind(entry, parent))

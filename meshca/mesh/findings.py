@@ -47,15 +47,19 @@ class Finding:
         return f"{self.file}:{self.line}:{self.column}: " if self.line else f"{self.file}: "
 
     def _subject(self) -> str:
-        subject = " ".join(part for part in (self.object, self.field) if part)
+        subject = " ".join(_printable(part) for part in (self.object, self.field) if part)
         return f"{subject}: " if subject else ""
 
     def _value(self) -> str:
-        # repr, so that hostile input cannot forge a line of the report.
         return f" (got {self.value[:_SHOWN_VALUE]!r})" if self.value else ""
 
     def _remedy(self) -> str:
         return f"; {self.remedy}" if self.remedy else ""
+
+
+def _printable(text: str) -> str:
+    """Return a text in which no character can forge a line of the report; of a value ``repr`` makes the same."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 class SpecError(InvalidInputError):

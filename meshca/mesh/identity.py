@@ -160,7 +160,7 @@ def _permitted(
     caller: Caller, field: str, secret_name: str, trust_domain: TrustDomain, findings: list[Finding]
 ) -> SpiffeId | None:
     """I3 and I6."""
-    if not secret_name.lower().startswith(_SCHEME):
+    if not secret_name.strip().lower().startswith(_SCHEME):
         rule = f"a secretName that is no SPIFFE ID selects nothing: {derived_id(trust_domain, caller.key)} is served"
         findings.append(Finding("note", rule, object=str(caller.key), field=field, value=secret_name))
         return None

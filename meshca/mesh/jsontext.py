@@ -12,7 +12,18 @@ import re
 from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, but CPython's own parser stands on it
 
-from meshca.mesh.tree import DEEPEST, MOST_NODES, NO_NUL, Member, Node, Report, Subject, UnreadableError
+from meshca.mesh.tree import (
+    DEEPEST,
+    FLATTER,
+    MOST_NODES,
+    NO_NUL,
+    TOO_DEEP,
+    Member,
+    Node,
+    Report,
+    Subject,
+    UnreadableError,
+)
 from meshca.mesh.variables import VARIABLE
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -61,7 +72,7 @@ class _Reader:
             raise UnreadableError(self._at, f"more than {MOST_NODES} values in one text", remedy="split it into files")
         start, first = self._at, self._peek()
         if depth >= DEEPEST and first in {"{", "["}:
-            raise UnreadableError(start, f"nested deeper than {DEEPEST} levels")
+            raise UnreadableError(start, TOO_DEEP, remedy=FLATTER)
         if first == "{":
             return self._mapping(depth)
         if first == "[":
@@ -125,7 +136,7 @@ class _Reader:
         if _SURROGATE.search(value):
             raise UnreadableError(start, "half of a surrogate pair is no character")
         if "\0" in value:
-            raise UnreadableError(start, NO_NUL)
+            raise UnreadableError(start, NO_NUL, remedy="remove it")
         return str(value)
 
     def _variable(self) -> Node:

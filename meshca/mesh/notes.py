@@ -4,6 +4,7 @@ Rules kept here (design §1, App Mesh User Guide, TLS):
 - Certificates from files or ACM are not read: the node's own certificate from our CA is served over SDS instead.
 - Trust from files or ACM is our bundle, delivered with the names that policy admits.
 - Trust from SDS is our bundle as well, unless its name is that of another trust domain, which is not federated yet.
+- An access log that is no standard stream is written to with the rights of the Envoy, wherever the spec says.
 - A server certificate is always validated, and a client certificate always presented, where App Mesh did neither.
 """
 
@@ -25,12 +26,21 @@ _SERVED = "is not read: meshca serves the node's own certificate from its CA ove
 _TRUSTED = "is not read: meshca serves its own trust bundle over SDS"
 
 
+_WRITTEN = "Envoy opens this file with its own rights, makes it where there is none, and appends to it"
+_STREAMS = frozenset({"/dev/stdout", "/dev/stderr", "/dev/null", "/proc/self/fd/1", "/proc/self/fd/2"})
+
+
 def notes(item: MeshObject) -> tuple[Finding, ...]:
     """Return what is to be said about an object."""
     return tuple(_notes(item)) if isinstance(item, VirtualNode | VirtualGateway) else ()
 
 
 def _notes(caller: Caller) -> Iterator[Finding]:
+    logging = caller.spec.logging
+    log = logging.access_log.file if logging is not None and logging.access_log is not None else None
+    if log is not None and log.path not in _STREAMS:
+        remedy = "let it run as a user who may write there and nowhere else, or log to /dev/stdout"
+        yield Finding("note", _WRITTEN, str(caller.key), "spec.logging.accessLog.file.path", log.path, remedy)
     for index, listener in enumerate(caller.spec.listeners):
         if listener.tls is not None:
             yield from _listener(caller, f"spec.listeners[{index}].tls", listener.tls)

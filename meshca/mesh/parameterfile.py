@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from meshca.mesh.findings import SpecError
 from meshca.mesh.parameters import text_of
 from meshca.mesh.source import documents_of
-from meshca.mesh.tree import Node, Report, Subject, UnreadableError
+from meshca.mesh.tree import Node, Report, Subject, TooManyErrorsError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,8 @@ def parse_parameters(text: str, path: str) -> dict[str, str]:
             report.error(0, "a parameter file holds one list or map", Subject(remedy=_FORM))
         for document in documents[:1]:
             found.update(_values(document, report))
+    except TooManyErrorsError:
+        pass  # what has been reported says enough
     except UnreadableError as error:
         report.error(error.offset, error.rule, Subject(value=error.value, remedy=error.remedy))
     if report.errors:

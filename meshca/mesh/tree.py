@@ -25,6 +25,8 @@ MOST_NODES = 300_000
 MOST_ERRORS = 100
 MOST_WARNINGS = 200
 NO_NUL = "text holds no NUL character"
+TOO_DEEP = f"nested deeper than {DEEPEST} levels"
+FLATTER = "no spec needs half of that: look for a bracket or an indentation that is never closed"
 
 
 class Unknown:
@@ -123,6 +125,7 @@ class Report:
         self.text = text
         self.findings: list[Finding] = []
         self.errors = 0
+        self.unknown_keys: set[str] = set()
         self.has_tags = False
         """Whether YAML's tags are in the text, other than its own."""
 
@@ -150,6 +153,8 @@ class Report:
 
     def place(self, offset: int) -> tuple[int, int]:
         """Return line and column of an offset, both counted from 1."""
+        if not offset:
+            return 1, 1  # without a look at a text that is too large to be looked at
         line = bisect_right(self._line_starts, offset)
         return line, offset - self._line_starts[line - 1] + 1
 

@@ -5,6 +5,7 @@ Rules kept here:
   a TLS policy in the wrong place or misspelt: there a slip silently weakens security. Elsewhere it is a warning.
 - V2 All findings of a spec are reported in one run: unknown keys are set aside, then the rest is checked.
 - V3 In a loose form (CloudFormation) numbers and truth values may be written as text, and text as numbers.
+- V4 A text has at most 500 different unknown keys: for each the known one that looks most like it is searched.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ _SECURITY_KEYS = (
     "mode",
 )
 _CLOSE = 0.75
+_MOST_UNKNOWN = 500
 _LONGEST_GUESS = 64
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -72,6 +74,10 @@ def checked_spec(item: Described, report: Report, subject: str) -> Spec | None:
     if item.loose and _convert(plain, details):
         spec, details = _validated(kind, plain, mesh)
     unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+    report.unknown_keys.update(str(path[-1]) for path in unknown)
+    if len(report.unknown_keys) > _MOST_UNKNOWN:
+        report.error(node.offset, f"a text has at most {_MOST_UNKNOWN} different unknown keys", Subject(subject))
+        return None
     for path in sorted(unknown, key=len, reverse=True):
         _report_unknown(path, node, report, subject)
         _remove(plain, path)

@@ -16,7 +16,19 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from meshca.mesh.tree import DEEPEST, MOST_NODES, NO_NUL, Member, Node, Report, Scalar, Subject, UnreadableError
+from meshca.mesh.tree import (
+    DEEPEST,
+    FLATTER,
+    MOST_NODES,
+    NO_NUL,
+    TOO_DEEP,
+    Member,
+    Node,
+    Report,
+    Scalar,
+    Subject,
+    UnreadableError,
+)
 
 MOST_ALIASED_NODES = 10_000
 
@@ -99,7 +111,7 @@ class _Builder:
     def _begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
         offset = _offset(event)
         if len(self._open) >= DEEPEST:
-            raise UnreadableError(offset, f"nested deeper than {DEEPEST} levels")
+            raise UnreadableError(offset, TOO_DEEP, remedy=FLATTER)
         self._require_no_key_open(offset)
         value: dict[str, Member] | list[Node] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self._open.append(_Open(Node(offset, value, self._foreign(event.tag)), event.anchor, self._nodes))
@@ -117,7 +129,7 @@ class _Builder:
         offset = _offset(event)
         self._count(offset)
         if "\0" in event.value:
-            raise UnreadableError(offset, NO_NUL)
+            raise UnreadableError(offset, NO_NUL, remedy="remove it")
         if self._wants_key():
             self._key(event, offset)
             return
@@ -139,7 +151,7 @@ class _Builder:
         self._nodes += anchored.size
         self._count_aliased(anchored.size, offset)
         if len(self._open) + anchored.height > DEEPEST:
-            raise UnreadableError(offset, f"nested deeper than {DEEPEST} levels")
+            raise UnreadableError(offset, TOO_DEEP, remedy=FLATTER)
         self._add(anchored.node, anchored.height)
 
     def _wants_key(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -46,6 +46,7 @@ class Call:
     name: str
     actor: str
     remote: Remote | None = None
+    timer: asyncio.TimerHandle | None = None
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
@@ -127,19 +128,21 @@ class TcpDoor:
             return self._stranger(name, caller)
         call = Call(name, str(caller.spiffe_id), caller)
         try:
-            await asyncio.to_thread(self._require, call, caller)
+            await asyncio.to_thread(self._require, name, caller)
         except MeshcaError as error:
             self._journal.refused(call.actor, "call", name, str(error))
             raise
         self._open.add(call)
         left = (caller.not_after - self._clock.now()).total_seconds()
-        asyncio.get_running_loop().call_later(max(min(left, _LONGEST_TIMER), 0.0), self._expire, call)
+        call.timer = asyncio.get_running_loop().call_later(max(min(left, _LONGEST_TIMER), 0.0), self._expire, call)
         return call
 
     def release(self, call: Call) -> None:
         """Note that a call is over."""
         self._open.discard(call)
         call.ended.cancel()
+        if call.timer is not None:
+            call.timer.cancel()
 
     def revoked(self, serials: Collection[str]) -> None:
         """End what came with one of these certificates."""
@@ -150,19 +153,16 @@ class TcpDoor:
 
     async def tick(self) -> None:
         """Look at every open call again, and at every connection."""
-        dead: set[str] = set()
-        for call in tuple(self._open):
+        wanted: dict[Remote, set[str]] = {remote: set() for remote in self._gate.remotes()}
+        for call in self._open:
             if call.remote is not None:
-                try:
-                    await asyncio.to_thread(self._require, call, call.remote)
-                except (UnauthenticatedError, RefusedError) as error:
-                    call.end(error)
-        for remote in self._gate.remotes():
-            try:
-                await asyncio.to_thread(self._require_alive, remote)
-            except UnauthenticatedError:
-                dead.add(remote.serial)
-        if dead:
+                wanted.setdefault(call.remote, set()).add(call.name)
+        # Once for each caller and method, however many streams there are.
+        wrong = await asyncio.to_thread(self._wrong, wanted)
+        for call in tuple(self._open):
+            if call.remote is not None and (error := wrong.get((call.remote, call.name))):
+                call.end(error)
+        if dead := {remote.serial for remote, name in wrong if not name}:
             self.revoked(dead)
 
     def _stranger(self, name: str, caller: Stranger) -> Call:
@@ -181,11 +181,30 @@ class TcpDoor:
 
     # ---- in a thread
 
-    def _require(self, call: Call, remote: Remote) -> None:
+    def _wrong(self, wanted: Mapping[Remote, Collection[str]]) -> dict[tuple[Remote, str], MeshcaError]:
+        """Return what is no longer allowed; under no name, whose certificate is dead."""
+        found: dict[tuple[Remote, str], MeshcaError] = {}
+        for remote, names in wanted.items():
+            try:
+                self._require_alive(remote)
+            except DeadCertificateError as error:
+                found |= {(remote, name): error for name in ("", *names)}
+                continue
+            for name in names:
+                try:
+                    self._require_allowed(name, remote)
+                except WrongCallerError as error:
+                    found[remote, name] = error
+        return found
+
+    def _require(self, name: str, remote: Remote) -> None:
         self._require_alive(remote)
+        self._require_allowed(name, remote)
+
+    def _require_allowed(self, name: str, remote: Remote) -> None:
         admin, agent = reserved.admin_name(remote.spiffe_id), reserved.agent_id(remote.spiffe_id)
         if admin is not None:
-            self._require_role(call, admin)
+            self._require_role(name, admin)
         elif agent is None:
             raise WrongCallerError(
                 "over TCP only agents and admins are served",
@@ -193,21 +212,21 @@ class TcpDoor:
                 value=str(remote.spiffe_id),
                 remedy="let the workload ask an agent, or this server's own socket",
             )
-        elif AGENT_CALLS.get(call.name) not in (AGENT, STRANGER):
-            raise WrongCallerError("not for agents", field="method", value=call.name)
+        elif AGENT_CALLS.get(name) not in (AGENT, STRANGER):
+            raise WrongCallerError("not for agents", field="method", value=name)
 
-    def _require_role(self, call: Call, admin: str) -> None:
-        least = ADMIN_CALLS.get(call.name)
+    def _require_role(self, name: str, admin: str) -> None:
+        least = ADMIN_CALLS.get(name)
         if least is None:
-            if AGENT_CALLS.get(call.name) == STRANGER:
+            if AGENT_CALLS.get(name) == STRANGER:
                 return
-            raise WrongCallerError("not for admins", field="method", value=call.name)
+            raise WrongCallerError("not for admins", field="method", value=name)
         role = self._admins.role(admin)
         if role is None or not is_enough(role, least):
             raise WrongCallerError(
                 f"needs the role {least}, the caller's is {role or 'none'}",
                 field="method",
-                value=call.name,
+                value=name,
                 remedy=f"`meshca admin add {admin} --role {least}` on the server grants it",
             )
 

@@ -53,12 +53,17 @@ class Federator:
         self._changed = changed
         self._chance = chance
         self._fetch = fetch
+        self.known: tuple[Federation, ...] = ()
+        """The federations as they were looked at last."""
 
     async def tick(self) -> None:
         """Fetch what is due."""
         now = self._house.clock.now()
-        due = [one for one in await asyncio.to_thread(self._house.federations.list) if one.due_at <= now]
+        await self._look()
+        due = [one for one in self.known if one.due_at <= now]
         await asyncio.gather(*(self._one_due(one, now) for one in due))
+        if due:
+            await self._look()
 
     async def refresh(self, trust_domain: TrustDomain, actor: str) -> Federation:
         """Fetch one now, and return how it stands.
@@ -70,7 +75,11 @@ class Federator:
         if found is None:
             raise NotFoundError("not federated", field="trust domain", value=str(trust_domain))
         await self._update(found, actor)
-        return await asyncio.to_thread(self._house.federations.find, trust_domain) or found
+        await self._look()
+        return next((one for one in self.known if one.endpoint == found.endpoint), found)
+
+    async def _look(self) -> None:
+        self.known = tuple(await asyncio.to_thread(self._house.federations.list))
 
     async def fetched(self, endpoint: Endpoint, held: bytes) -> tuple[bytes, ForeignBundle]:
         """Fetch a bundle, given the one that is held of its trust domain (empty: none), and return it raw and read.

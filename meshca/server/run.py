@@ -156,6 +156,7 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
     rotations = Rotations(house.authority, journal)
     closing.push_async_callback(rotations.close)
     streams = StreamTable(house.clock.now)
+    federator = Federator(house, state.federated, chance)
     parts = Parts(
         house=house,
         state=state,
@@ -169,9 +170,9 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
         condition=Condition(),
         tcp=tcp,
         agents=AgentHub(),
-        federator=Federator(house, state.federated, chance),
+        federator=federator,
         endpoint=endpoint,
-        warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
+        warnings=lambda: warnings_of(house, state.snapshot, streams.rows(), federator.known),
     )
     offered = methods(house.config.attestors, house.authority.realm.trust_domain, house.clock)
     mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, offered)

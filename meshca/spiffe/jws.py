@@ -183,7 +183,7 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    if len(text) > _LONGEST_INTEGER:
+    if len(text.removeprefix("-")) > _LONGEST_INTEGER:
         raise ValueError("too large a number")
     return int(text)
 

@@ -59,6 +59,11 @@ class AgentStub:
                 request_serializer=meshca_dot_v1_dot_agent__pb2.SignRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_agent__pb2.SignReply.FromString,
                 _registered_method=True)
+        self.Token = channel.unary_unary(
+                '/meshca.v1.Agent/Token',
+                request_serializer=meshca_dot_v1_dot_agent__pb2.TokenRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_agent__pb2.TokenReply.FromString,
+                _registered_method=True)
         self.Acknowledge = channel.unary_unary(
                 '/meshca.v1.Agent/Acknowledge',
                 request_serializer=meshca_dot_v1_dot_agent__pb2.AcknowledgeRequest.SerializeToString,
@@ -110,6 +115,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Token(self, request, context):
+        """A JWT-SVID for somebody behind the agent. Without an audience there is none: only a key that signs is seen to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Acknowledge(self, request, context):
         """What those behind the agent have put in force.
         """
@@ -151,6 +163,11 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Sign,
                     request_deserializer=meshca_dot_v1_dot_agent__pb2.SignRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_agent__pb2.SignReply.SerializeToString,
+            ),
+            'Token': grpc.unary_unary_rpc_method_handler(
+                    servicer.Token,
+                    request_deserializer=meshca_dot_v1_dot_agent__pb2.TokenRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_agent__pb2.TokenReply.SerializeToString,
             ),
             'Acknowledge': grpc.unary_unary_rpc_method_handler(
                     servicer.Acknowledge,
@@ -298,6 +315,33 @@ class Agent:
             '/meshca.v1.Agent/Sign',
             meshca_dot_v1_dot_agent__pb2.SignRequest.SerializeToString,
             meshca_dot_v1_dot_agent__pb2.SignReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Token(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Agent/Token',
+            meshca_dot_v1_dot_agent__pb2.TokenRequest.SerializeToString,
+            meshca_dot_v1_dot_agent__pb2.TokenReply.FromString,
             options,
             channel_credentials,
             insecure,

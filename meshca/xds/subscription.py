@@ -17,11 +17,11 @@ The caller's turn: ``receive`` a request; while ``ready``: ``ask`` → ``offer``
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping
 
 from meshca.xds.doubt import Doubt, Reword
 from meshca.xds.flight import Batch, Flight
+from meshca.xds.holding import Holding
 from meshca.xds.interest import Interest
 from meshca.xds.messages import Accepted, Rejected, Request, Response, Verdict
 from meshca.xds.resource import CDS, LDS, SDS, Resource
@@ -50,8 +50,7 @@ class Subscription:
         self._asked: set[str] = set()  # names to answer whatever the client has
         self._found: dict[str, Resource] = {}
         self._nacked: Collection[str] = frozenset()
-        # What the client was last sent or says it holds: name → version and digest (unknown: "").
-        self._client: dict[str, tuple[str, str]] = {}
+        self._client = Holding()
         self.flight = Flight()
 
     # -- what the client says
@@ -66,7 +65,7 @@ class Subscription:
             return verdict
         shift = self.interest.apply(request, first=first)
         if first:
-            self._client = {n: (version, "") for n, version in request.held.items() if self.interest.covers(n)}
+            self._client.claim({n: version for n, version in request.held.items() if self.interest.covers(n)})
         if shift.narrowed:
             self._answer_empty &= self.interest.wildcard or self._full_set
             self._forget_unwanted()
@@ -94,7 +93,7 @@ class Subscription:
 
     def _forget_unwanted(self) -> None:
         wanted = self.interest.covers
-        self._client = {name: content for name, content in self._client.items() if wanted(name)}
+        self._client.keep(wanted)
         self._found = {name: resource for name, resource in self._found.items() if wanted(name)}
         self._asked = {name for name in self._asked if wanted(name)}
         self._lookup &= self._asked
@@ -111,7 +110,7 @@ class Subscription:
 
     def resend(self, names: Iterable[str]) -> None:
         """Answer those of these names that the client has once more (Envoy forgets endpoints of a changed cluster)."""
-        again = self._client.keys() & names
+        again = self._client.names & names
         self._asked |= again
         self._settled &= not again
 
@@ -167,7 +166,7 @@ class Subscription:
     @property
     def held(self) -> dict[str, str]:
         """Return the versions a reconnecting client says it has, until it is sent something."""
-        return {} if self.flight.last_nonce else {name: version for name, (version, _) in self._client.items()}
+        return {} if self.flight.last_nonce else self._client.versions
 
     def offer(self, found: Mapping[str, Resource], nacked: Collection[str]) -> Accepted | None:
         """Take an answer to ``ask``; return what the client has of it: it will not be asked to accept that again.
@@ -182,24 +181,23 @@ class Subscription:
             self._inherit(found)
         if self.flight.last_nonce:
             return self._kept(found)
-        had = {name: r for name, r in found.items() if self._client.get(name) == (r.version, "")}
+        had = {name: r for name, r in found.items() if self._client.claims(r)}
         confirmed = {name: r for name, r in had.items() if not self.doubt.concerns(r)}
-        for name, resource in confirmed.items():
-            self._client[name] = (resource.version, resource.digest)
-        return Accepted(confirmed, self._version()) if confirmed else None
+        self._client.put(confirmed.values())
+        return Accepted(confirmed, self._client.version) if confirmed else None
 
     def _kept(self, found: Mapping[str, Resource]) -> Accepted | None:
         """Return what the client has from earlier, as where a change is undone before it has let go of the old."""
         if self._careful or self._full_set:
             return None
         unsure = self._asked | self.doubt.names | self.flight.names
-        kept = {n: r for n, r in found.items() if n not in unsure and self._client.get(n) == (r.version, r.digest)}
-        return Accepted(kept, self._version()) if kept else None
+        kept = {name: r for name, r in found.items() if name not in unsure and self._client.has(r)}
+        return Accepted(kept, self._client.version) if kept else None
 
     def _inherit(self, found: Mapping[str, Resource]) -> None:
-        for name, resource in found.items():
+        for resource in found.values():
             rejected = resource.digest in self._nacked or self.doubt.remembers(resource)
-            if rejected and self._client.get(name) != (resource.version, resource.digest):
+            if rejected and not self._client.has(resource):
                 self.doubt.inherit(resource)
 
     # -- what to send
@@ -230,8 +228,7 @@ class Subscription:
         if not gone:
             return None
         self._asked.difference_update(gone)
-        for name in gone:
-            self._client.pop(name, None)
+        self._client.drop(gone)
         return self._send(nonce, {}, {}, frozenset(gone))._replace(removed=tuple(gone))
 
     def _send(
@@ -241,24 +238,22 @@ class Subscription:
         sent: Mapping[str, Resource],
         removed: frozenset[str] = frozenset(),
     ) -> Response:
-        introduces = not (meant.keys() <= self._client.keys())
+        introduces = not (meant.keys() <= self._client.names)
         unchanged: frozenset[str] = frozenset()
         if self._full_set:
-            unchanged = frozenset(n for n, r in meant.items() if self._client.get(n) == (r.version, r.digest))
-            removed = frozenset(self._client.keys() - meant.keys())
+            unchanged = frozenset(name for name, resource in meant.items() if self._client.has(resource))
+            removed = frozenset(self._client.names - meant.keys())
             self._client.clear()
             self._asked.clear()
-        for name, resource in meant.items():
-            self._client[name] = (resource.version, resource.digest)
+        self._client.put(meant.values())
         self._asked.difference_update(meant)
         self._answer_empty = self.impatient = False
-        self.version_sent = self._version()
+        self.version_sent = self._client.version
         self.flight.add(nonce, Batch(self.version_sent, meant, sent, introduces, removed))
         return Response(nonce, self.version_sent, tuple(sent.values()), unchanged=unchanged)
 
     def _whole_set(self) -> tuple[Mapping[str, Resource], Mapping[str, Resource]] | None:
-        state = {name: (r.version, r.digest) for name, r in self._found.items()}
-        if state == self._client and not self._asked:
+        if self._client.is_exactly(self._found.values()) and not self._asked:
             return None
         whole = dict(sorted(self._found.items()))
         return whole, whole
@@ -274,7 +269,8 @@ class Subscription:
             if self.doubt.concerns(resource):
                 other = self.doubt.spend(resource, self._nacked, reword)
                 if other is None:
-                    self._withhold(resource)
+                    self._asked.discard(name)
+                    self._client.put([resource])  # withheld
                     continue
                 words = other
             return {name: resource}, {name: words}
@@ -288,10 +284,9 @@ class Subscription:
         return sorted(changed)
 
     def _is_news(self, resource: Resource) -> bool:
-        name = resource.name
-        if name in self._asked or self._client.get(name) != (resource.version, resource.digest):
+        if resource.name in self._asked or not self._client.has(resource):
             return True
-        return self._careful and name in self.doubt.again and self.doubt.concerns(resource)
+        return self._careful and resource.name in self.doubt.again and self.doubt.concerns(resource)
 
     def _urgency(self, name: str) -> int:
         """Order secrets in doubt: repaired ones, then those never in doubt, then the same content again."""
@@ -299,14 +294,6 @@ class Subscription:
             return 2
         return 0 if name in self.doubt.names else 1
 
-    def _withhold(self, resource: Resource) -> None:
-        self._asked.discard(resource.name)
-        self._client[resource.name] = (resource.version, resource.digest)
-
     def _vanished(self) -> list[str]:
         # A SotW client keeps what it is no longer sent, save by full sets; ``_client`` does the same.
-        return sorted((self._client.keys() | self._asked) - self._found.keys()) if self._delta else []
-
-    def _version(self) -> str:
-        content = "\0".join(f"{name}\0{version}" for name, (version, _) in sorted(self._client.items()))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return sorted((self._client.names | self._asked) - self._found.keys()) if self._delta else []

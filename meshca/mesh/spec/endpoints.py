@@ -3,7 +3,7 @@
 Rules kept here:
 - Two listeners never share a port.
 - A backend may be named by ARN; the name is what is kept, and its mesh is the node's own.
-- Nobody lists the same backend twice.
+- Nobody lists the same backend twice, nor two that differ in the case of letters: Envoy compares hosts without it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class VirtualNodeSpec(Shape):
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         require_distinct("listener port", (listener.port_mapping.port for listener in self.listeners))
-        require_distinct("backend", (backend.service.virtual_service_name for backend in self.backends))
+        require_distinct("backend", (backend.service.virtual_service_name.lower() for backend in self.backends))
         return self
 
 

@@ -7,6 +7,7 @@ Rules kept here:
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, StringConstraints, model_validator
@@ -27,6 +28,7 @@ def _without_star(text: str) -> str:
     return text
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 HostPart = Annotated[
     str, StringConstraints(min_length=1, max_length=253), AfterValidator(looked_up), AfterValidator(_without_star)
 ]
@@ -37,6 +39,12 @@ class HostnameMatch(OneOf):
 
     exact: HostPart | None = None
     suffix: HostPart | None = None
+
+
+def _one_line(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("a path that is sent on holds no control character")
+    return text
 
 
 class TargetService(Shape):
@@ -62,13 +70,16 @@ class PrefixRewrite(OneOf):
     """What the matched prefix becomes."""
 
     default_prefix: Switch | None = None
-    value: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^/(.*/)?$")] | None = None
+    value: (
+        Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^/(.*/)?$"), AfterValidator(_one_line)]
+        | None
+    ) = None
 
 
 class PathRewrite(Shape):
     """What the whole path becomes."""
 
-    exact: ShortText
+    exact: Annotated[ShortText, AfterValidator(_one_line)]
 
 
 class HttpRewrite(Shape):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from meshca.mesh.spec.base import AtLeastOne, Count, HostName, Items, OneOf, Port, Shape, ShortText
 
@@ -14,6 +15,8 @@ IpPreference = Literal["IPv6_PREFERRED", "IPv4_PREFERRED", "IPv4_ONLY", "IPv6_ON
 
 
 _LONGEST_DURATION = 315_576_000_000
+_COMMAND = re.compile(r"%(?:%|[A-Z0-9_]+(?:\(.*?\))?(?::[0-9]+)?%)", re.DOTALL)
+"""What Envoy reads in an access log's format: a command with arguments and a length, or a percent sign."""
 """Seconds that a protobuf Duration holds: 10,000 years."""
 
 
@@ -164,24 +167,36 @@ class ServiceDiscovery(OneOf):
     aws_cloud_map: CloudMapDiscovery | None = None
 
 
+def _readable(text: str) -> str:
+    if "%" in _COMMAND.sub("", text):
+        raise ValueError("a percent sign here begins no command that Envoy could read; write %% for the sign itself")
+    return text
+
+
+def _is_log_path(text: str) -> str:
+    if ".." in text.split("/") or not text.isprintable():
+        raise ValueError("the path of a log has no segment '..' and no control character")
+    return text
+
+
 class JsonField(Shape):
     """One member of a JSON access log line."""
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    value: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    value: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_readable)]
 
 
 class LogFormat(OneOf):
     """The form of an access log line."""
 
-    text: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = None
+    text: Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_readable)] | None = None
     json_: Annotated[Items[JsonField] | None, Field(alias="json")] = None
 
 
 class LogFile(Shape):
     """A file that access is logged to."""
 
-    path: ShortText
+    path: Annotated[ShortText, AfterValidator(_is_log_path)]
     format: LogFormat | None = None
 
 

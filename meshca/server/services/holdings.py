@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC
 from typing import Any
 
 from meshca.authority import audit
@@ -34,6 +35,7 @@ from meshca.xds.source import NodeInfo
 
 _LARGEST_BATCH = 1000
 _MOST_REFUSALS = 100
+_COLONS = agent_holder("", "").count(":")
 _WORD = re.compile(r"[A-Za-z0-9:._-]{1,128}")
 
 
@@ -51,7 +53,7 @@ class HoldingsService:
 
     def calls(self) -> Mapping[str, Unary]:
         """Return the methods by the names of the API."""
-        return {"Sign": self.sign, "Acknowledge": self.acknowledge, "Report": self.report}
+        return {"Sign": self.sign, "Token": self.token, "Acknowledge": self.acknowledge, "Report": self.report}
 
     def streams(self) -> Mapping[str, Streaming]:
         """Return the streaming methods by the names of the API."""
@@ -88,9 +90,24 @@ class HoldingsService:
         issued = iter(await self._parts.issuance.many([order for order in wanted if isinstance(order, Order)]))
         answers = [next(issued) if isinstance(order, Order) else order for order in wanted]
         for order, answer in zip(wanted, answers, strict=True):
-            if isinstance(order, Order) and isinstance(answer, Leaf):
+            # On the Workload API each process acknowledges for itself (its word has colons), and processes are many.
+            shared = isinstance(order, Order) and order.holder.count(":") == _COLONS
+            if isinstance(order, Order) and isinstance(answer, Leaf) and shared:
                 self._parts.desk.behind.setdefault(order.holder, set()).add(order.spiffe_id)
         return pb.SignReply(results=[_result(answer) for answer in answers])
+
+    async def token(self, request: Any, call: Call) -> Any:
+        """Make a JWT-SVID for somebody behind an agent."""
+        tokens, actor = self._parts.desk.workloads.services.tokens, f"agent:{call.agent_id}"
+        if not request.audience:
+            await tokens.ready()
+            return pb.TokenReply()
+        try:
+            spiffe_id = self._required(request.spiffe_id, call.agent_id)
+        except MeshcaError as error:
+            self._parts.journal.refused(actor, audit.ISSUE, request.spiffe_id, str(error))
+            raise
+        return pb.TokenReply(token=await tokens.token(spiffe_id, tuple(request.audience), actor))
 
     async def acknowledge(self, request: Any, call: Call) -> Any:
         """Note what those behind an agent have in force."""
@@ -98,7 +115,11 @@ class HoldingsService:
             holder = agent_holder(call.agent_id, _required_word(one.holder))
             if one.serial:
                 self._parts.agents.has_leaf(holder, SpiffeId.parse(one.spiffe_id))
-            await acknowledge(self._parts, holder, SpiffeId.parse(one.spiffe_id), one.generation, one.serial)
+            spiffe_id = SpiffeId.parse(one.spiffe_id)
+            await acknowledge(self._parts, holder, spiffe_id, one.generation, one.serial)
+            if one.jwt_generation:
+                until = one.jwt_until.ToDatetime(tzinfo=UTC)
+                self._parts.journal.jwt_in_force(holder, spiffe_id, one.jwt_generation, until)
         return pb.AcknowledgeReply()
 
     async def report(self, request: Any, call: Call) -> Any:
@@ -110,14 +131,7 @@ class HoldingsService:
     def _order(self, one: Any, agent_id: str, allowed: frozenset[SpiffeId]) -> Order | MeshcaError:
         actor = f"agent:{agent_id}"
         try:
-            spiffe_id = SpiffeId.parse(one.spiffe_id)
-            if spiffe_id not in allowed:
-                raise NotItsParentError(
-                    f"no registration of it has the agent {agent_id} as its parent",
-                    field="identity",
-                    value=one.spiffe_id,
-                    remedy=f"meshca register NODE --selector S --parent {agent_id}",
-                )
+            spiffe_id = _required_identity(one.spiffe_id, agent_id, allowed)
             if not one.csr:
                 raise InvalidInputError("there is no CSR", field="csr")
             holder = agent_holder(agent_id, _required_word(one.holder))
@@ -125,6 +139,9 @@ class HoldingsService:
             self._parts.journal.refused(actor, audit.ISSUE, one.spiffe_id, str(error))
             return error
         return Order(spiffe_id, holder, "stream", actor, csr=one.csr)
+
+    def _required(self, text: str, agent_id: str) -> SpiffeId:
+        return _required_identity(text, agent_id, self._identities(agent_id))
 
     def _identities(self, agent_id: str) -> frozenset[SpiffeId]:
         return frozenset(entry.spiffe_id for entry, _ in _behind(agent_id, self._parts.state.snapshot))
@@ -156,6 +173,8 @@ class HoldingsService:
             ),
             frozen=snapshot.frozen is not None,
             rotations={str(one): asked[one] for one in identities if asked[one]},
+            jwt_generation=snapshot.jwt.generation,
+            jwt_bundle=snapshot.jwt.bundle,
             federated=_federated(behind, snapshot),
             key_types=self._parts.house.authority.profiles[SVID.name].key_types,
         )
@@ -228,7 +247,29 @@ def _behind(agent_id: str, snapshot: Snapshot) -> list[tuple[Any, str]]:
 def _federated(behind: list[tuple[Any, str]], snapshot: Snapshot) -> list[Any]:
     """Return the bundles that some registration behind an agent may have."""
     wanted = sorted({domain for entry, _ in behind for domain in entry.federates_with} & snapshot.federated.keys())
-    return [pb.FederatedBundle(trust_domain=str(one), roots=der_of(snapshot.federated[one])) for one in wanted]
+    found = (snapshot.federated[one] for one in wanted)
+    return [
+        pb.FederatedBundle(trust_domain=str(one.trust_domain), roots=der_of(one), jwt_keys=one.jwt_keys)
+        for one in found
+    ]
+
+
+def _required_identity(text: str, agent_id: str, allowed: frozenset[SpiffeId]) -> SpiffeId:
+    """Return an identity that the agent is the parent of.
+
+    Raises:
+        NotItsParentError: It is not.
+        IdentityError: It is none.
+    """
+    spiffe_id = SpiffeId.parse(text)
+    if spiffe_id not in allowed:
+        raise NotItsParentError(
+            f"no registration of it has the agent {agent_id} as its parent",
+            field="identity",
+            value=text,
+            remedy=f"meshca register NODE --selector S --parent {agent_id}",
+        )
+    return spiffe_id
 
 
 def _required_word(word: str) -> str:

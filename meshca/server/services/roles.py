@@ -39,6 +39,7 @@ AGENT_CALLS: Mapping[str, str] = MappingProxyType(
         "Renew": AGENT,
         "Watch": AGENT,
         "Sign": AGENT,
+        "Token": AGENT,
         "Acknowledge": AGENT,
         "Report": AGENT,
         "DeltaAggregatedResources": AGENT,

@@ -40,6 +40,13 @@ def test_bootstrap_says_that_the_kernel_intercepts(shell: Shell) -> None:
     assert document["node"]["metadata"]["meshca"]["intercepted"] == "yes"
 
 
+def test_bootstrap_for_the_host_of_an_agent(shell: Shell) -> None:
+    result = shell.run("envoy", "bootstrap", "front", "--socket", "/run/meshca/run/meshca.sock")
+    assert "path: /run/meshca/run/meshca.sock" in result.stdout
+    assert str(shell.home) not in result.stdout
+    assert "from the root on" in shell.run("envoy", "bootstrap", "front", "--socket", "meshca.sock", code=2).stderr
+
+
 def test_egress_beyond_loopback_is_warned_about(shell: Shell) -> None:
     assert "egress on 10.0.0.1" in shell.run("envoy", "bootstrap", "front", "--egress", "10.0.0.1").stderr
     assert "is not an IP address" in shell.run("envoy", "bootstrap", "front", "--ingress", "host", code=1).stderr
@@ -57,6 +64,9 @@ def test_render_decodes_what_the_server_would_send(shell: Shell) -> None:
 
     assert [cluster["name"] for cluster in document["clusters"]] == ["cds_egress_m_back_http_80"]
     assert [secret["name"] for secret in document["secrets"]] == ["ROOTCA"]
+    static = ["envoy", "render", "front", "--static", "--socket", "/run/meshca/run/meshca.sock"]
+    assert "path: /run/meshca/run/meshca.sock" in shell.run(*static).stdout
+    shell.admin.calls.pop()
     (call,) = shell.admin.calls
     assert call[:2] == ("render", "front")
     assert json.loads(call[2])["egress"] == "127.0.0.8"

@@ -14,6 +14,7 @@ from unit.mesh.mesh_objects import examples
 
 from meshca.mesh.crdspec import MOST_GROUPED
 from meshca.mesh.findings import SpecError
+from meshca.mesh.parameterfile import parse_parameters
 from meshca.mesh.source import Source, parse_documents
 from meshca.mesh.variables import MOST_VARIABLES
 
@@ -58,6 +59,10 @@ def route(regex: str) -> str:
     action = {"weightedTargets": [{"virtualNode": "n", "weight": 1}]}
     spec = {"httpRoute": {"match": match, "action": action}}
     return json.dumps({"meshName": "m", "virtualRouterName": "r", "routeName": "x", "spec": spec})
+
+
+def unknown_keys() -> str:
+    return json.dumps({"meshName": "m", "virtualNodeName": "n", "spec": dict.fromkeys(map(str, range(20_000)), 1)})
 
 
 def stars() -> str:
@@ -114,6 +119,8 @@ HOSTILE = {
         json.dumps({**conditions(2000), "Resources": {"A": {"Type": MESH, "Condition": "C0"}}}),
         "conditions are nested deeper than 64 levels",
     ),
+    "many-lines": ("#\n" * 5_000_000, "a text has at most 8 MiB"),
+    "unknown-keys": (unknown_keys(), "at most 500 different unknown keys"),
     "stars": (stars(), f"backend groups add more than {MOST_GROUPED} backends"),
     "selectors": (selecting(), "no mesh of the input selects"),
     "variables": ('meshName: "' + "$A" * 1_000_000 + '"', f"more than {MOST_VARIABLES} variables"),
@@ -135,6 +142,35 @@ def test_harm_is_refused_at_once(name: str) -> None:
     assert time.process_time() - began < 1
     assert len(str(caught.value)) < 50_000
     assert all(finding.rule and len(str(finding)) < 1000 for finding in caught.value.findings)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (bomb(), "aliases add more than"),
+        ("meshName: " + "x" * 100_000_000, "a text has at most 8 MiB"),
+        ("#\n" * 5_000_000, "a text has at most 8 MiB"),
+        ("[" * 10_000, "nested deeper than 64 levels"),
+        ("- " * 10_000, "nested deeper than 64 levels"),
+        ("a: 1\n" * 1000, "a key occurs once"),
+        ('a: "\\0"', "text holds no NUL character"),
+    ],
+    ids=["alias-bomb", "100-megabytes", "lines", "deep-json", "deep-yaml", "the-same-key", "NUL"],
+)
+def test_harm_in_a_parameter_file_is_refused_at_once(text: str, rule: str) -> None:
+    began = time.process_time()
+    with pytest.raises(SpecError, match=rule) as caught:
+        parse_parameters(text, "p.json" if text.startswith("[") else "p.yaml")
+    assert time.process_time() - began < 1
+    assert len(str(caught.value)) < 50_000
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a\nb", "a\x1b[31m", "\u202e"])
+def test_no_parameter_brings_a_bad_name(name: str) -> None:
+    template = stack({"A": {"Ref": "P"}}, Parameters={"P": {"Type": "String"}})
+    with pytest.raises(SpecError, match="becomes a path segment") as caught:
+        parse_documents([Source("a.json", template)], parameters=parse_parameters(json.dumps({"P": name}), "p.json"))
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["alias-bomb", "merge-bomb", "names-that-double", "joins", "stars", "variables"])
@@ -160,8 +196,14 @@ def test_no_form_lets_a_bad_name_in(form: str, name: str) -> None:
         text = {"apiVersion": CRD, "kind": "Mesh", "metadata": {"name": "m"}, "spec": {"awsName": name or "/"}}
     with pytest.raises(SpecError) as caught:
         parse_documents([Source("a.json", json.dumps(text))])
-    assert "\n" not in str(caught.value)
-    assert "\x1b" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\nError: b", "a\tb", "a\x1b[31m", "\u202e"])
+def test_no_name_forges_a_line_where_something_else_is_wrong_with_its_object(name: str) -> None:
+    with pytest.raises(SpecError, match="nothing says which mesh") as caught:
+        parse_documents([Source("a.json", json.dumps(crd("VirtualNode", name, {})))])
+    assert str(caught.value).isprintable()
 
 
 # -- anything

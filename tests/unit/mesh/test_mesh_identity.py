@@ -102,6 +102,7 @@ def test_trust_that_is_named_is_no_identity() -> None:
         ("spiffe://m.test/a/", "no empty segment"),
         ("spiffe://M.test/a", "only the characters a-z"),
         ("SPIFFE://m.test/a", "starts with spiffe:// in lower case"),
+        (" spiffe://m.test/a", "starts with spiffe:// in lower case"),
         ("spiffe:/m.test/a", "starts with spiffe:// in lower case"),
         ("spiffe://m.test/a%20b", "path segment holds only"),
     ],

@@ -79,3 +79,11 @@ def test_a_permissive_listener_with_validation_is_warned_of() -> None:
     assert (warning.severity, warning.field) == ("warning", f"{TLS}.mode")
     assert "lets anybody in" in warning.rule
     assert warning.remedy
+
+
+@pytest.mark.parametrize("make", [node, gateway])
+def test_a_log_that_is_a_file_is_named_with_whose_rights_it_is_written(make: Any) -> None:
+    (found,) = notes(make("n", logging={"accessLog": {"file": {"path": "/etc/cron.d/x"}}}))
+    assert (found.field, found.value) == ("spec.logging.accessLog.file.path", "/etc/cron.d/x")
+    assert "its own rights" in found.rule
+    assert notes(make("n", logging={"accessLog": {"file": {"path": "/dev/stdout"}}})) == ()

@@ -76,6 +76,7 @@ def _listeners(draw: st.DrawFn, protocols: tuple[str, ...]) -> list[dict[str, An
     return listeners
 
 
+_formats = _text.map(lambda text: text.replace("%", "%%"))
 _nodes = _some(
     serviceDiscovery=_only(
         dns=st.fixed_dictionaries({"hostname": _hosts}, optional={"responseType": st.just("ENDPOINTS")}),
@@ -83,17 +84,18 @@ _nodes = _some(
     ),
     listeners=_listeners(("http", "http2", "grpc", "tcp")),
     backendDefaults=st.fixed_dictionaries({"clientPolicy": _policies}),
-    backends=st.lists(_names, unique=True, max_size=3).flatmap(
+    backends=st.lists(_names, unique_by=str.lower, max_size=3).flatmap(
         lambda names: st.tuples(*(_some(clientPolicy=_policies).map(_backend_of(name)) for name in names)).map(list)
     ),
     logging=_some(
         accessLog=st.fixed_dictionaries(
             {
                 "file": st.fixed_dictionaries(
-                    {"path": _text},
+                    {"path": st.sampled_from(["/dev/stdout", "/var/log/\u00e9 x.log", "access.log", "/a/..b/."])},
                     optional={
                         "format": _only(
-                            text=_text, json=st.lists(st.fixed_dictionaries({"key": _text, "value": _text}), max_size=2)
+                            text=_formats,
+                            json=st.lists(st.fixed_dictionaries({"key": _text, "value": _formats}), max_size=2),
                         )
                     },
                 )

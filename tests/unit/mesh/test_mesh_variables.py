@@ -93,6 +93,9 @@ def test_a_port_is_filled_in_both_forms_of_text() -> None:
 @examples(60)
 @given(st.text(st.characters(codec="utf-8"), max_size=20))
 def test_no_value_adds_a_key(value: str) -> None:
-    text = "meshName: m\nvirtualNodeName: n\nspec: {logging: {accessLog: {file: {path: 'x$V'}}}}"
+    cloud_map = "{namespaceName: n, serviceName: s, attributes: [{key: k, value: 'x$V'}]}"
+    text = f"meshName: m\nvirtualNodeName: n\nspec: {{serviceDiscovery: {{awsCloudMap: {cloud_map}}}}}"
     (node,) = parsed(text, "a.yaml", variables={"V": value}).objects
-    assert node.spec.plain() == {"logging": {"accessLog": {"file": {"path": f"x{value}"}}}}
+    attributes = [{"key": "k", "value": f"x{value}"}]
+    found = {"namespaceName": "n", "serviceName": "s", "attributes": attributes}
+    assert node.spec.plain() == {"serviceDiscovery": {"awsCloudMap": found}}
