@@ -30,13 +30,15 @@ async def test_an_agent_gives_a_bundle_to_whom_its_registration_allows_it() -> N
                 await envoy.ask(name)
                 assert (await envoy.until_ended()).code is grpc.StatusCode.INVALID_ARGUMENT
         async with Workload(host.socket) as workload:
-            bundles = workload.bundles()
-            assert set((await bundles.next()).bundles) == {"spiffe://shop.test"}
+            bundles, tokens = workload.bundles(), workload.jwt_bundles()
+            for stream in (bundles, tokens):
+                assert set((await stream.next()).bundles) == {"spiffe://shop.test"}
 
             allowed = await admin.register(
                 "front", [f"unix:gid:{os.getgid()}"], parent="host1", federates_with=["e.test"]
             )
             assert (await bundles.next()).bundles[THEIRS] == stranger.root.public_bytes(Encoding.DER)
+            assert (await tokens.next()).bundles[THEIRS] == b'{"keys":[]}'
             async with Envoy(host.socket, FRONT, STREAM_ADS) as envoy:
                 await envoy.ask("ALL", THEIRS)
                 given: dict[str, object] = {}
@@ -49,4 +51,5 @@ async def test_an_agent_gives_a_bundle_to_whom_its_registration_allows_it() -> N
                 assert sans(found[THEIRS]) == ["spiffe://shop.test/meshca/nobody"]
             assert set((await bundles.next()).bundles) == {"spiffe://shop.test"}
             bundles.hang_up()
+            tokens.hang_up()
             await admin.unregister(allowed.id)
