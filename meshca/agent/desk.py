@@ -31,7 +31,7 @@ from meshca.delivery.workload_state import JwtAnchors, WorkloadState, X509Anchor
 from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.envoy.placement import METADATA_KEY
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.xds.source import NodeInfo
 
 _IDLE = 3600.0
@@ -187,11 +187,22 @@ class AgentDesk:
 
     def _workload_state(self) -> WorkloadState:
         holdings = self.holdings
-        anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl))
-        trust_domain = self.rights.trust_domain
-        jwt = JwtAnchors(holdings.jwt_generation, {trust_domain: holdings.jwt_bundle} if holdings.jwt_bundle else {})
-        return WorkloadState(trust_domain, self.rights.identities, self.rights.suspended, anchors, jwt)
+        theirs = {TrustDomain(name): found for name, found in holdings.federated.items()}
+        federated = {trust_domain: found.roots for trust_domain, found in theirs.items()}
+        anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl), federated)
+        rights, jwt = self.rights, {trust_domain: found.jwt_keys for trust_domain, found in theirs.items()}
+        if holdings.jwt_bundle:
+            jwt[rights.trust_domain] = holdings.jwt_bundle
+        return WorkloadState(
+            rights.trust_domain,
+            rights.identities,
+            rights.suspended,
+            anchors,
+            JwtAnchors(holdings.jwt_generation, jwt),
+            rights.federating,
+        )
 
 
 def _anchors(holdings: Holdings) -> tuple[object, ...]:
-    return holdings.generation, holdings.bundle, holdings.crl, holdings.jwt_generation, holdings.jwt_bundle
+    own = holdings.generation, holdings.bundle, holdings.crl, holdings.jwt_generation, holdings.jwt_bundle
+    return *own, holdings.federated

@@ -15,7 +15,8 @@ import structlog
 from meshca.attest.process import Process
 from meshca.attest.selectors import selectors
 from meshca.client.agent import Holdings
-from meshca.delivery.callers import NotEntitledError
+from meshca.delivery.callers import NotEntitledError, federated_of
+from meshca.delivery.workload_state import federating
 from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import NodeRef, parse_node_id
 from meshca.policy.entitlement import Registration, Selected, SelectorError, entitled, parse_selector, select
@@ -34,6 +35,7 @@ class Guest:
     process: Process
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
+    federates_with: frozenset[TrustDomain] = frozenset()
 
     @property
     def actor(self) -> str:
@@ -74,7 +76,18 @@ class Rights:
         if not isinstance(choice, Selected) and named is not None:
             raise NotEntitledError(choice.reason, field="node.id", value=node_id)
         selected = choice.spiffe_id if isinstance(choice, Selected) else None
-        return Guest(process, frozenset(entry.spiffe_id for entry in entries), selected)
+        allowed = frozenset(entry.spiffe_id for entry in entries)
+        return Guest(process, allowed, selected, federated_of(entries, selected))
+
+    def federating(self, process: Process) -> frozenset[tuple[SpiffeId, TrustDomain]]:
+        """Return whose bundles a process may have, and as which of its identities."""
+        if not any(entry.federates_with for entry in self.registrations):
+            return frozenset()
+        return federating(self._entries(process))
+
+    def federated_upstream(self, selected: SpiffeId | None) -> frozenset[TrustDomain]:
+        """Return whose bundles the server sends under ``ALL``: those that any registration of an identity allows."""
+        return federated_of(self.registrations, selected)
 
     def recognises(self, node_id: str) -> SpiffeId | None:
         """Return which identity of this host a ``node.id`` names, or None."""
@@ -112,7 +125,8 @@ def rights_of(holdings: Holdings) -> Rights:
         except SelectorError as error:
             _log.warning("registration left out", id=holding.id, reason=str(error))
             continue
-        registrations.append(Registration(holding.id, spiffe_id, selectors_of))
+        federates_with = frozenset(map(TrustDomain, holding.federates_with))
+        registrations.append(Registration(holding.id, spiffe_id, selectors_of, federates_with=federates_with))
         nodes[spiffe_id] = holding.node_id
         if node := parse_node_id(holding.node_id):
             keys[node.key] = spiffe_id

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshca.agent.holdings import Guest
@@ -30,6 +31,7 @@ from meshca.xds.source import Changes, Found, NodeInfo
 if TYPE_CHECKING:
     from meshca.agent.desk import AgentDesk
 
+_NOT_FEDERATED = "a registration of the caller's has to federate with the trust domain"
 _NOTHING = "the server has nothing under this name for the caller"
 
 
@@ -78,7 +80,8 @@ class LocalView:
         found: dict[str, Resource] = {}
         if asked is None or asked:
             self._note_wanted(SDS, asked)
-            found |= await self._upstream.fetch(SDS, asked)
+            got = await self._upstream.fetch(SDS, asked)
+            found |= {name: resource for name, resource in got.items() if self._may_believe(name)}
         refused |= dict.fromkeys((asked or frozenset()) - found.keys(), _NOTHING)
         for name in sorted(own):
             await self._fill_in(name, found, refused)
@@ -245,10 +248,25 @@ class LocalView:
 
     def _forbidden(self, names: set[str]) -> dict[str, str]:
         """Return which of the server's names need a selection where none is made."""
+        refused = {name: _NOT_FEDERATED for name in names if not self._may_believe(name)}
         if self._guest.selected is not None:
-            return {}
+            return refused
         general = {name for name in names if _is_general(name)}
-        return dict.fromkeys(names - general, "the caller may be one of several and selects none")
+        return {**dict.fromkeys(names - general, "the caller may be one of several and selects none"), **refused}
+
+    def _may_believe(self, name: str) -> bool:
+        """Say whether a process may have a context that may hold other trust domains: several share one upstream."""
+        if not _is_general(name) or name == secret_names.ROOTCA:
+            return True
+        allowed, rights = self._guest.federates_with, self._desk.rights
+        upstream = rights.federated_upstream(self._guest.selected)
+        if name == secret_names.ALL:
+            return allowed == upstream
+        domain = name.removeprefix("spiffe://")
+        if domain in {str(rights.trust_domain), *map(str, allowed)}:
+            return True
+        # Nobody may have it any more: the server answers with nobody, which is better than what its Envoy keeps.
+        return (SDS, name) in self._accepted and domain not in map(str, upstream)
 
     async def _fill_in(self, name: str, found: dict[str, Resource], refused: dict[str, str]) -> None:
         try:
@@ -290,7 +308,8 @@ class LocalView:
         except MeshcaError as error:
             self._desk.journal.refused(self._guest.actor, "attest", self._node_id, str(error))
             raise
-        self._guest = Guest(process, entitled, self._guest.selected if self._guest.selected in entitled else None)
+        selected = self._guest.selected if self._guest.selected in entitled else None
+        self._guest = replace(self._guest, entitled=entitled, selected=selected)
         self._identity(name)
 
     def _resource(self, name: str, leaf: Leaf, note: bytes) -> Resource:

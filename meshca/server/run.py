@@ -31,6 +31,8 @@ from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.hardening import no_core_dumps
 from meshca.server.config import Config
 from meshca.server.door import LocalDoor
+from meshca.server.federating import bundle_endpoint, shown_to_federated
+from meshca.server.federator import Federator
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
 from meshca.server.house import House, Secret, open_house
 from meshca.server.http import HttpServer, listen
@@ -38,6 +40,7 @@ from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.metrics import Metrics
+from meshca.server.own import OwnSvid
 from meshca.server.parts import Condition, Parts
 from meshca.server.proving import methods
 from meshca.server.publication import Publication
@@ -93,6 +96,9 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         house = await asyncio.to_thread(open_house, home, config, passphrase)
         closing.callback(house.close)
         bound, tcp = listen(config.http), listen(config.grpc, "grpc")
+        federation = listen(config.federation, "federation") if config.federation is not None else None
+        if federation is not None:
+            closing.callback(federation.close)
         closing.callback(bound.close)
         closing.callback(tcp.close)
         await asyncio.to_thread(house.clock_watch.tick)
@@ -108,6 +114,9 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         for gate in gates:
             await gate.start()
         parts.tcp.start()
+        if parts.endpoint is not None and federation is not None:
+            parts.endpoint.start(federation)
+            parts.condition.federation = str(parts.endpoint.address)
         parts.condition.grpc = str(parts.tcp.address)
         parts.condition.state = "ready"
         condition = parts.condition
@@ -140,9 +149,14 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
     state = State(house, desk, metrics)
     tcp = tcp_side(house, issuance, journal, listener)
     state.watch_revoked(tcp.revoked)
+    endpoint = bundle_endpoint(house, state, OwnSvid(house, issuance, journal, shown_to_federated(house)))
+    if endpoint is not None:
+        state.watch_revoked(endpoint.revoked)
+        closing.push_async_callback(endpoint.close)
     rotations = Rotations(house.authority, journal)
     closing.push_async_callback(rotations.close)
     streams = StreamTable(house.clock.now)
+    federator = Federator(house, state.federated, chance)
     parts = Parts(
         house=house,
         state=state,
@@ -156,7 +170,9 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
         condition=Condition(),
         tcp=tcp,
         agents=AgentHub(),
-        warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
+        federator=federator,
+        endpoint=endpoint,
+        warnings=lambda: warnings_of(house, state.snapshot, streams.rows(), federator.known),
     )
     offered = methods(house.config.attestors, house.authority.realm.trust_domain, house.clock)
     mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, offered)

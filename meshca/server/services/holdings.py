@@ -22,6 +22,7 @@ from meshca.delivery.peers import AgentPeer, agent_holder
 from meshca.delivery.ports import Leaf
 from meshca.delivery.snapshot import Snapshot
 from meshca.delivery.view import LiveView
+from meshca.delivery.workload_state import der_of
 from meshca.errors import ExhaustedError, InvalidInputError, MeshcaError, RefusedError, UnavailableError
 from meshca.server.door import Call, TcpDoor
 from meshca.server.issuance import Order
@@ -158,6 +159,7 @@ class HoldingsService:
                     spiffe_id=str(entry.spiffe_id),
                     selectors=sorted(map(str, entry.selectors)),
                     node_id=node_id,
+                    federates_with=sorted(map(str, entry.federates_with)),
                 )
                 for entry, node_id in behind
             ],
@@ -173,6 +175,7 @@ class HoldingsService:
             rotations={str(one): asked[one] for one in identities if asked[one]},
             jwt_generation=snapshot.jwt.generation,
             jwt_bundle=snapshot.jwt.bundle,
+            federated=_federated(behind, snapshot),
             key_types=self._parts.house.authority.profiles[SVID.name].key_types,
         )
 
@@ -239,6 +242,16 @@ def _behind(agent_id: str, snapshot: Snapshot) -> list[tuple[Any, str]]:
     holder = snapshot.mesh.identities.holder
     found = ((entry, holder(entry.spiffe_id)) for entry in snapshot.registrations_of(agent_id))
     return [(entry, str(node)) for entry, node in found if node is not None]
+
+
+def _federated(behind: list[tuple[Any, str]], snapshot: Snapshot) -> list[Any]:
+    """Return the bundles that some registration behind an agent may have."""
+    wanted = sorted({domain for entry, _ in behind for domain in entry.federates_with} & snapshot.federated.keys())
+    found = (snapshot.federated[one] for one in wanted)
+    return [
+        pb.FederatedBundle(trust_domain=str(one.trust_domain), roots=der_of(one), jwt_keys=one.jwt_keys)
+        for one in found
+    ]
 
 
 def _required_identity(text: str, agent_id: str, allowed: frozenset[SpiffeId]) -> SpiffeId:
