@@ -10,6 +10,7 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING
 from meshca.agent.holdings import Guest
 from meshca.agent.upstream import Upstream
 from meshca.attest.process import require_same
-from meshca.attest.selectors import is_slow
 from meshca.delivery.callers import NotEntitledError, Undecided
 from meshca.delivery.leaves import Holder
 from meshca.delivery.ports import Leaf
@@ -46,6 +46,8 @@ class LocalView:
         self._dedicated = dedicated
         self._changes = Changes()
         self._ended: MeshcaError | None = None
+        self._closed = False
+        self._looking: asyncio.Task[None] | None = None
         self._wanted: dict[str, set[str] | None] = {}
         self._accepted: dict[tuple[str, str], str] = {}
         self._looks_again: set[str] = set()
@@ -135,6 +137,7 @@ class LocalView:
 
     def close(self) -> None:
         """Release what the stream held."""
+        self._closed = True
         for holder in self._holders:
             self._desk.leaves.detach(holder, self.leaf_changed)
         self._upstream.leave(self, asyncio.get_running_loop().time())
@@ -176,18 +179,37 @@ class LocalView:
 
     def moved(self, *, wake: bool) -> None:
         """Look again at who the caller is; ``wake``: at what it may have, too, if it is the same."""
+        if self._desk.rights.is_slow(self._guest.process):
+            # Nothing is given out meanwhile that it may not have: `_require_still` asks for itself.
+            self._looking = asyncio.get_running_loop().create_task(self._look_again())
+        elif not self._recognised_again():
+            return
+        if wake:
+            self._changes.mark((SDS,))
+        self._tell_unless_served()
+
+    async def _look_again(self) -> None:
+        with contextlib.suppress(MeshcaError):  # it is met once more, and told, by what follows
+            await asyncio.to_thread(self._desk.rights.identities, self._guest.process)
+        if not self._closed and self._recognised_again():
+            self._tell_unless_served()
+
+    def _recognised_again(self) -> bool:
         try:
             guest = self._desk.rights.recognise(self._guest.process, self._node_id)
         except MeshcaError as error:
             self._desk.journal.refused(self._guest.actor, "attest", self._node_id, str(error))
             self.end(error)
-            return
+            return False
         if guest.selected != self._guest.selected:
             self.end(UnavailableError("what the caller may be has changed", remedy="connect again"))
-            return
-        if wake or guest.entitled != self._guest.entitled:
+            return False
+        before, self._guest = self._guest, guest
+        if guest.entitled != before.entitled:
             self._changes.mark((SDS,))
-        self._guest = guest
+        return True
+
+    def _tell_unless_served(self) -> None:
         try:
             self._require_served()
         except RefusedError as error:
@@ -301,7 +323,7 @@ class LocalView:
         """Raise unless the caller is who it was, and what it asked for is still its own."""
         process, rights = self._guest.process, self._desk.rights
         try:
-            if is_slow(process, rights.registrations):
+            if rights.is_slow(process):
                 await asyncio.to_thread(rights.identities, process)
             entitled = self._desk.rights.identities(process)
             require_same(process)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshca.cli.command import Command, Settings, pass_settings
+from meshca.cli.options import kubernetes_node_option, pods_of
 from meshca.cli.output import show_event
 from meshca.errors import InvalidInputError
 
@@ -42,8 +43,9 @@ _PROJECTED = Path("/var/run/secrets/meshca/token")
 )
 @click.option("--region", envvar="AWS_REGION", metavar="R", help="Whose STS vouches for this role; or AWS_REGION.")
 @click.option("--identity", type=click.Path(path_type=Path), metavar="DIR", help="An X.509 identity of this agent.")
+@kubernetes_node_option
 @pass_settings
-def agent_command(settings: Settings, /, address: str | None, **options: Any) -> None:
+def agent_command(settings: Settings, /, address: str | None, kubernetes_node: str | None, **options: Any) -> None:
     """Run a node agent until SIGTERM or Ctrl-C: it makes keys on this host, and serves Envoys and workloads.
 
     It proves who it is by a join token, which `meshca token AGENT` on the server prints, by an X.509 identity, or with
@@ -57,7 +59,7 @@ def agent_command(settings: Settings, /, address: str | None, **options: Any) ->
     server = address or settings.server
     if server is None:
         raise InvalidInputError("which server?", field="--server", remedy="give host:port, or MESHCA_SERVER")
-    method = _method(**options)
+    method, pods = _method(**options), pods_of(kubernetes_node)
     log_to_stderr()
     place = Place(settings.home)
 
@@ -66,7 +68,7 @@ def agent_command(settings: Settings, /, address: str | None, **options: Any) ->
         if settings.output != "table":
             show_event(settings.output, document, "")
 
-    run_agent(Options(parse_server(server), place, method), ready)
+    run_agent(Options(parse_server(server), place, method, pods), ready)
 
 
 def _method(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import click
 
 from meshca.cli.command import Command, Settings, pass_settings
+from meshca.cli.options import kubernetes_node_option, pods_of
 from meshca.cli.output import show_event
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ _SECRET_FIELD = re.compile(r"pass(word|phrase)|token|secret|private|credential",
 @click.option("--cert", type=click.Path(path_type=Path), metavar="F", help="Its certificate of web PKI (https_web).")
 @click.option("--key", type=click.Path(path_type=Path), metavar="F", help="The key of --cert.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), metavar="F", help="File with the keys' passphrase.")
+@kubernetes_node_option
 @pass_settings
-def serve_command(settings: Settings, /, passphrase_file: Path | None, **listen: Any) -> None:
+def serve_command(
+    settings: Settings, /, passphrase_file: Path | None, kubernetes_node: str | None, **listen: Any
+) -> None:
     """Run the server in the foreground until SIGTERM or Ctrl-C."""
     from meshca.cli.passphrases import sources
     from meshca.keys import passphrase
@@ -52,7 +56,7 @@ def serve_command(settings: Settings, /, passphrase_file: Path | None, **listen:
 
     home = Home.at(settings.home)
     home.require_initialised()
-    config = _config(home, **listen)
+    config, pods = _config(home, **listen), pods_of(kubernetes_node)
     sealed = config.seals_keys or not KeyFolder(home.keys).is_empty  # else all keys are in OpenBao or an HSM
     where = sources(home.path, passphrase_file)
     secret = passphrase.find(where).again(where) if sealed else lambda: b""
@@ -68,7 +72,7 @@ def serve_command(settings: Settings, /, passphrase_file: Path | None, **listen:
         if settings.output != "table":
             show_event(settings.output, document, "")
 
-    serve(home, config, secret, ready)
+    serve(home, config, secret, ready, pods)
 
 
 def log_to_stderr() -> None:

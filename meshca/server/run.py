@@ -17,15 +17,18 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from meshca.attest.gate import Gate, Room
+from meshca.attest.pods import Pods
 from meshca.attest.process import Process
+from meshca.attest.selectors import Reader
 from meshca.client.target import unix_target
+from meshca.delivery.callers import Read
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.hardening import no_core_dumps
@@ -60,7 +63,13 @@ _GRACE = 5.0
 _ENOUGH_DESCRIPTORS = 1 << 20
 
 
-def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None] = lambda _: None) -> None:
+def serve(
+    home: Home,
+    config: Config,
+    passphrase: Secret,
+    ready: Callable[[Parts], None] = lambda _: None,
+    pods: Pods | None = None,
+) -> None:
     """Run a server until SIGTERM or SIGINT; ``ready`` is called once it answers.
 
     Raises:
@@ -72,23 +81,23 @@ def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts
     lock = home.lock()
     try:
         home.secure()
-        asyncio.run(_serve(home, config, passphrase, ready))
+        asyncio.run(_serve(running(home, config, passphrase, pods), ready))
     finally:
         lock.release()
 
 
-async def _serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None]) -> None:
+async def _serve(server: AbstractAsyncContextManager[Parts], ready: Callable[[Parts], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(home, config, passphrase) as parts:
+    async with server as parts:
         ready(parts)
         await stop.wait()
 
 
 @asynccontextmanager
-async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterator[Parts]:
+async def running(home: Home, config: Config, passphrase: Secret, pods: Pods | None = None) -> AsyncIterator[Parts]:
     """Run a server for the length of an ``async with``; whoever calls holds the home's lock."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="meshca"))
@@ -103,7 +112,7 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         closing.callback(tcp.close)
         await asyncio.to_thread(house.clock_watch.tick)
         await asyncio.to_thread(house.authority.start)
-        parts, gates = await _assemble(house, tcp, closing)
+        parts, gates = await _assemble(house, tcp, closing, Reader(pods=pods).selectors)
         web = HttpServer(parts, bound)
         web.start()
         closing.push_async_callback(web.stop)
@@ -128,7 +137,9 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         _log.info("draining")
 
 
-async def _assemble(house: House, listener: socket.socket, closing: AsyncExitStack) -> tuple[Parts, tuple[Gate, Gate]]:
+async def _assemble(
+    house: House, listener: socket.socket, closing: AsyncExitStack, read: Read
+) -> tuple[Parts, tuple[Gate, Gate]]:
     """Put the parts together; the gates are made, but not yet open."""
     home, metrics = house.home, Metrics()
     journal = StoreJournal(house.store, house.clock, metrics)
@@ -143,7 +154,7 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
     snapshot = await asyncio.to_thread(first_snapshot, house)
     tokens = TokenIssuance(house.authority, metrics)
     closing.callback(tokens.close)
-    services = Services(issuance, mesh_gate, journal, house.clock, chance, tokens=tokens, followed=journal.jwt_in_force)
+    services = Services(issuance, mesh_gate, journal, house.clock, chance, read, tokens, journal.jwt_in_force)
     desk = Desk(services, snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
