@@ -87,6 +87,7 @@ class Holdings:
     bundle: bytes = field(repr=False)
     crl: bytes = field(repr=False)
     tainted: frozenset[str] = frozenset()
+    leaf_crl_only: bool = False
     frozen: bool = False
     rotations: Mapping[str, int] = field(default_factory=dict)
     key_types: tuple[str, ...] = ()
@@ -103,6 +104,7 @@ class WorkloadRequest:
     spiffe_id: str
     csr: bytes = field(repr=False)
     holder: str = ""
+    dns_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,10 @@ class AgentApi:
 
     async def sign(self, requests: Sequence[WorkloadRequest]) -> list[WorkloadCertificate | MeshcaError]:
         """Have a batch signed; the answers come in order, a refusal as the error it is."""
-        messages = [pb.WorkloadRequest(spiffe_id=r.spiffe_id, csr=r.csr, holder=r.holder) for r in requests]
+        messages = [
+            pb.WorkloadRequest(spiffe_id=r.spiffe_id, csr=r.csr, holder=r.holder, dns_names=r.dns_names)
+            for r in requests
+        ]
         reply = await self._call(self._stub.Sign, pb.SignRequest(requests=messages))
         return [_result(result) for result in reply.results]
 
@@ -252,6 +257,7 @@ def _holdings(message: Any) -> Holdings:
         bundle=message.trust.bundle,
         crl=message.trust.crl,
         tainted=frozenset(message.trust.tainted),
+        leaf_crl_only=message.trust.leaf_crl_only,
         frozen=message.frozen,
         rotations=dict(message.rotations),
         key_types=tuple(message.key_types),

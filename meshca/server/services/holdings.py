@@ -24,8 +24,9 @@ from meshca.delivery.snapshot import Snapshot
 from meshca.delivery.view import LiveView
 from meshca.delivery.workload_state import der_of
 from meshca.errors import ExhaustedError, InvalidInputError, MeshcaError, RefusedError, UnavailableError
+from meshca.policy.hostnames import HostNames, host_names
 from meshca.server.door import Call, TcpDoor
-from meshca.server.issuance import Order
+from meshca.server.issuance import DnsNamesRefusedError, Order
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Streaming, Unary
 from meshca.spiffe.id import SpiffeId
@@ -90,6 +91,9 @@ class HoldingsService:
         issued = iter(await self._parts.issuance.many([order for order in wanted if isinstance(order, Order)]))
         answers = [next(issued) if isinstance(order, Order) else order for order in wanted]
         for order, answer in zip(wanted, answers, strict=True):
+            if isinstance(order, Order) and isinstance(answer, DnsNamesRefusedError):
+                # Other refusals are audited by the authority; this one never got there.
+                self._parts.journal.refused(f"agent:{agent_id}", audit.ISSUE, str(order.spiffe_id), str(answer))
             # On the Workload API each process acknowledges for itself (its word has colons), and processes are many.
             shared = isinstance(order, Order) and order.holder.count(":") == _COLONS
             if isinstance(order, Order) and isinstance(answer, Leaf) and shared:
@@ -138,7 +142,20 @@ class HoldingsService:
         except MeshcaError as error:
             self._parts.journal.refused(actor, audit.ISSUE, one.spiffe_id, str(error))
             return error
-        return Order(spiffe_id, holder, "stream", actor, csr=one.csr)
+        return Order(
+            spiffe_id,
+            holder,
+            "stream",
+            actor,
+            csr=one.csr,
+            dns_names=tuple(one.dns_names),
+            host_names=self._host_names(spiffe_id) if one.dns_names else None,
+        )
+
+    def _host_names(self, spiffe_id: SpiffeId) -> HostNames | None:
+        mesh = self._parts.state.snapshot.mesh
+        node = mesh.identities.holder(spiffe_id)
+        return None if node is None else host_names(mesh.mesh_set, node)
 
     def _required(self, text: str, agent_id: str) -> SpiffeId:
         return _required_identity(text, agent_id, self._identities(agent_id))
@@ -170,6 +187,7 @@ class HoldingsService:
                 bundle=trust.bundle_pem,
                 crl=trust.crl_pem,
                 tainted=sorted(trust.tainted),
+                leaf_crl_only=trust.leaf_crl_only,
             ),
             frozen=snapshot.frozen is not None,
             rotations={str(one): asked[one] for one in identities if asked[one]},
