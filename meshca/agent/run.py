@@ -30,6 +30,8 @@ from meshca.agent.issuing import AgentIssuing, AgentTokens
 from meshca.agent.journal import AgentJournal
 from meshca.agent.place import Place
 from meshca.attest.gate import Gate, Room
+from meshca.attest.pods import Pods
+from meshca.attest.selectors import Reader
 from meshca.client.agent import AgentApi, Holdings
 from meshca.client.delta import DeltaStream
 from meshca.client.target import unix_target
@@ -56,6 +58,7 @@ class Options:
     server: Address
     place: Place
     method: Method
+    pods: Pods | None = None
 
 
 class SystemClock:
@@ -139,7 +142,8 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
             return DeltaStream(api.channel, node_id, metadata, api.error)
 
         chance = random.SystemRandom().random
-        desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream, AgentTokens(api.token)))
+        read = Reader(pods=options.pods).selectors
+        desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream, AgentTokens(api.token), read))
         files = FileDesk(api.sign, journal)
         agent = Agent(desk, api, identity, journal, tunnel, files, options.place.socket, asyncio.Event())
 

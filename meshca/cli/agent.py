@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshca.cli.command import Command, Settings, pass_settings
+from meshca.cli.options import kubernetes_node_option, pods_of
 from meshca.cli.output import show_event
 from meshca.errors import InvalidInputError, RefusedError
 
@@ -46,8 +47,11 @@ _MAKE_ONE = "make one on the server's host with `meshca token AGENT --x509 DIR`,
 @click.option("--region", envvar="AWS_REGION", metavar="R", help="Whose STS vouches for this role; or AWS_REGION.")
 @click.option("--identity", type=click.Path(path_type=Path), metavar="DIR", help="An X.509 identity of this agent.")
 @click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Also keep files, as this says.")
+@kubernetes_node_option
 @pass_settings
-def agent_command(settings: Settings, /, address: str | None, drop: Path | None, **options: Any) -> None:
+def agent_command(
+    settings: Settings, /, address: str | None, kubernetes_node: str | None, drop: Path | None, **options: Any
+) -> None:
     """Run a node agent until SIGTERM or Ctrl-C: it makes keys on this host, and serves Envoys and workloads.
 
     It proves who it is by a join token, which `meshca token AGENT` on the server prints, by an X.509 identity, or with
@@ -63,7 +67,7 @@ def agent_command(settings: Settings, /, address: str | None, drop: Path | None,
     server = address or settings.server
     if server is None:
         raise InvalidInputError("which server?", field="--server", remedy="give host:port, or MESHCA_SERVER")
-    method = _method(**options)
+    method, pods = _method(**options), pods_of(kubernetes_node)
     log_to_stderr()
     place = Place(settings.home)
     keeper = None if drop is None else FileKeeper(drop, settings.output)
@@ -76,7 +80,7 @@ def agent_command(settings: Settings, /, address: str | None, drop: Path | None,
             show_event(settings.output, document, "")
 
     with contextlib.nullcontext() if keeper is None else keeper:
-        run_agent(Options(parse_server(server), place, method), ready)
+        run_agent(Options(parse_server(server), place, method, pods), ready)
 
 
 def _method(

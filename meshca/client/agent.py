@@ -64,6 +64,15 @@ class Holding:
     spiffe_id: str
     selectors: tuple[str, ...]
     node_id: str
+    federates_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedBundle:
+    """The roots (DER) and the JWK set of another trust domain."""
+
+    roots: bytes = field(repr=False)
+    jwt_keys: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,8 @@ class Holdings:
     key_types: tuple[str, ...] = ()
     jwt_generation: int = 0
     jwt_bundle: bytes = field(default=b"", repr=False)
+    federated: Mapping[str, FederatedBundle] = field(default_factory=dict)
+    """Of other trust domains, those that some of the holdings may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +248,9 @@ def _acknowledgement(a: Acknowledgement) -> Any:
 def _holdings(message: Any) -> Holdings:
     return Holdings(
         trust_domain=message.trust_domain,
-        holdings=tuple(Holding(h.id, h.spiffe_id, tuple(h.selectors), h.node_id) for h in message.holdings),
+        holdings=tuple(
+            Holding(h.id, h.spiffe_id, tuple(h.selectors), h.node_id, tuple(h.federates_with)) for h in message.holdings
+        ),
         suspended=frozenset(message.suspended),
         revoked=frozenset(message.revoked),
         generation=message.trust.generation,
@@ -250,6 +263,7 @@ def _holdings(message: Any) -> Holdings:
         key_types=tuple(message.key_types),
         jwt_generation=message.jwt_generation,
         jwt_bundle=message.jwt_bundle,
+        federated={one.trust_domain: FederatedBundle(one.roots, one.jwt_keys) for one in message.federated},
     )
 
 

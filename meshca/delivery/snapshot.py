@@ -19,6 +19,7 @@ from meshca.mesh.identity import Identities
 from meshca.mesh.model import ObjectKey
 from meshca.policy.admission import Policy
 from meshca.policy.entitlement import Registration, is_behind
+from meshca.spiffe.foreign import ForeignBundle
 from meshca.spiffe.id import SpiffeId, TrustDomain
 
 
@@ -44,6 +45,8 @@ class Snapshot:
     epochs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     jwt: JwtTrust = field(default_factory=JwtTrust)
+    federated: Mapping[TrustDomain, ForeignBundle] = field(default_factory=lambda: MappingProxyType({}))
+    """Of other trust domains, each for itself; none without roots."""
     frozen: Freeze | None = None  # nothing is issued; what was issued is served on
 
     def registrations_of(self, parent: str) -> tuple[Registration, ...]:

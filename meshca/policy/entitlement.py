@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshca.policy.selector import GID, SELF, UID, Selector, SelectorError, parse_selector
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,6 +49,8 @@ class Registration:
     spiffe_id: SpiffeId
     selectors: frozenset[Selector]
     parent: str = ""
+    federates_with: frozenset[TrustDomain] = frozenset()
+    """Whose bundles it may have beside ours; none by default."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshca.delivery.desk import Desk
+from meshca.server.bundle_endpoint import BundleEndpoint
+from meshca.server.federator import Federator
 from meshca.server.house import House
 from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
@@ -25,6 +27,7 @@ class Condition:
     state: str = "starting"  # starting | ready | draining
     http: str = ""
     grpc: str = ""
+    federation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +46,6 @@ class Parts:
     condition: Condition
     tcp: TcpSide
     agents: AgentHub
+    federator: Federator
+    endpoint: BundleEndpoint | None
     warnings: Callable[[], tuple[str, ...]]

@@ -17,7 +17,7 @@ from meshca.authority.audit import AuditEntry
 from meshca.errors import ConflictError, NotFoundError
 from meshca.policy.entitlement import Registration, Selector
 from meshca.policy.selector import SELF
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.store.certificates import parsed
 from meshca.store.conditional import insert_missing
 from meshca.store.engine import Store, Transaction
@@ -59,6 +59,7 @@ class Registrations:
             "selectors": _selectors_text(registration.selectors),
             "parent": registration.parent,
             "created_at": micros(at),
+            "federates_with": json.dumps(sorted(map(str, registration.federates_with))),
         }
 
         def add(transaction: Transaction) -> None:
@@ -101,4 +102,5 @@ def _registration(row: Row[Any]) -> Registration:
         spiffe_id=parsed(row.spiffe_id),
         selectors=frozenset(Selector(type=kind, value=value) for kind, value in json.loads(row.selectors)),
         parent=row.parent,
+        federates_with=frozenset(map(TrustDomain, json.loads(row.federates_with))),
     )

@@ -22,11 +22,13 @@ from meshca.delivery.peers import AgentPeer, agent_holder
 from meshca.delivery.ports import Leaf
 from meshca.delivery.snapshot import Snapshot
 from meshca.delivery.view import LiveView
+from meshca.delivery.workload_state import der_of
 from meshca.errors import ExhaustedError, InvalidInputError, MeshcaError, RefusedError, UnavailableError
 from meshca.policy.hostnames import HostNames, host_names
 from meshca.server.door import Call, TcpDoor
 from meshca.server.issuance import DnsNamesRefusedError, Order
 from meshca.server.parts import Parts
+from meshca.server.services.acknowledging import acknowledge
 from meshca.server.services.calls import Streaming, Unary
 from meshca.spiffe.id import SpiffeId
 from meshca.v1 import agent_pb2 as pb
@@ -175,6 +177,7 @@ class HoldingsService:
                     spiffe_id=str(entry.spiffe_id),
                     selectors=sorted(map(str, entry.selectors)),
                     node_id=node_id,
+                    federates_with=sorted(map(str, entry.federates_with)),
                 )
                 for entry, node_id in behind
             ],
@@ -191,6 +194,7 @@ class HoldingsService:
             rotations={str(one): asked[one] for one in identities if asked[one]},
             jwt_generation=snapshot.jwt.generation,
             jwt_bundle=snapshot.jwt.bundle,
+            federated=_federated(behind, snapshot),
             key_types=self._parts.house.authority.profiles[SVID.name].key_types,
         )
 
@@ -235,28 +239,21 @@ def _end(view: LiveView, ended: asyncio.Future[None]) -> None:
         view.end(error)
 
 
-async def acknowledge(parts: Parts, holder: str, spiffe_id: SpiffeId, generation: int, serial: str) -> None:
-    """Note that a holder has put a trust generation (0: none), and a leaf ("": none), in force.
-
-    Raises:
-        InvalidInputError: There is no such generation, or no such leaf of this holder.
-    """
-    if not 0 <= generation <= parts.state.snapshot.trust.generation:
-        raise InvalidInputError("there is no such generation", field="generation", value=str(generation))
-    if serial:
-        leaf = await asyncio.to_thread(parts.house.authority.certificate, serial)
-        if leaf is None or (leaf.spiffe_id, leaf.holder) != (spiffe_id, holder):
-            raise InvalidInputError("no leaf of this holder", field="serial", value=serial)
-        parts.journal.leaf_in_force(holder, spiffe_id, leaf.issuer_id)
-    if generation:
-        parts.journal.trust_in_force(holder, spiffe_id, generation)
-
-
 def _behind(agent_id: str, snapshot: Snapshot) -> list[tuple[Any, str]]:
     """Return the registrations of an agent, with the node ids of their identities."""
     holder = snapshot.mesh.identities.holder
     found = ((entry, holder(entry.spiffe_id)) for entry in snapshot.registrations_of(agent_id))
     return [(entry, str(node)) for entry, node in found if node is not None]
+
+
+def _federated(behind: list[tuple[Any, str]], snapshot: Snapshot) -> list[Any]:
+    """Return the bundles that some registration behind an agent may have."""
+    wanted = sorted({domain for entry, _ in behind for domain in entry.federates_with} & snapshot.federated.keys())
+    found = (snapshot.federated[one] for one in wanted)
+    return [
+        pb.FederatedBundle(trust_domain=str(one.trust_domain), roots=der_of(one), jwt_keys=one.jwt_keys)
+        for one in found
+    ]
 
 
 def _required_identity(text: str, agent_id: str, allowed: frozenset[SpiffeId]) -> SpiffeId:

@@ -14,9 +14,9 @@ from meshca.authority.succession import Progress
 from meshca.delivery.snapshot import Snapshot
 from meshca.errors import InvalidInputError, MeshcaError, NotFoundError, UnavailableError
 from meshca.server.parts import Parts
+from meshca.server.services.acknowledging import acknowledge
 from meshca.server.services.calls import Streaming, Unary
 from meshca.server.services.certificates import required_holder
-from meshca.server.services.holdings import acknowledge
 from meshca.spiffe import bundle, jwks
 from meshca.spiffe.id import SpiffeId
 from meshca.v1 import admin_pb2 as pb

@@ -24,6 +24,8 @@ from unit.deploy.deploy_files import (
     named,
 )
 
+from meshca.attest.pods import SERVICE_ACCOUNT
+from meshca.cli.agent import agent_command
 from meshca.server.config import parse_config
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
@@ -149,6 +151,17 @@ def test_only_the_agent_sees_the_node_and_the_api() -> None:
     ]
     (token,) = named(_pod(_one("DaemonSet", "meshca-agent"))["spec"]["volumes"], "token")["projected"]["sources"]
     assert token["serviceAccountToken"] == {"path": "token", "audience": "meshca", "expirationSeconds": 600}
+
+
+def test_the_agent_asks_for_the_pods_of_its_own_node_and_may() -> None:
+    daemon = _one("DaemonSet", "meshca-agent")
+    agent = named(_containers(daemon), "agent")
+    (option,) = (one for one in agent_command.params if one.name == "kubernetes_node")
+    assert agent["env"] == [{"name": option.envvar, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+    # Its token and CA are where pods_of_node looks: mounted by Kubernetes, and nothing lies over them.
+    assert not [m for m in agent["volumeMounts"] if SERVICE_ACCOUNT.is_relative_to(m["mountPath"])]
+    (ports,) = (rule["ports"] for rule in _one("NetworkPolicy", "agent")["spec"]["egress"] if "to" not in rule)
+    assert {"port": 443, "protocol": "TCP"} in ports
 
 
 def test_nothing_comes_in_or_goes_out_unsaid() -> None:
