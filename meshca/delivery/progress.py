@@ -30,13 +30,14 @@ _TAKEN_AWAY = (LDS, CDS)
 class Progress:
     """What one stream has yet to acknowledge."""
 
-    __slots__ = ("_awaited", "_before", "_leaving", "_made", "_unread", "nack", "revision")
+    __slots__ = ("_awaited", "_before", "_is_made", "_leaving", "_made", "_unread", "nack", "revision")
 
     def __init__(self) -> None:
         self.revision = 0
         """The newest revision that has changed, or may have changed, something for this stream."""
         self.nack = ""
         self._made: ByType = {}
+        self._is_made = False  # nothing at all may be what there is
         self._awaited: set[Key] = set()
         self._leaving: set[Key] = set()
         self._before: dict[Key, str] = {}  # what was acknowledged before of what is waited for: if it returns, it is
@@ -60,7 +61,7 @@ class Progress:
 
         Returns whether that has settled anything.
         """
-        before, self._made = self._made, by_type
+        before, self._made, self._is_made = self._made, by_type, True
         if LDS not in self._unread:
             return False
         self._unread.discard(LDS)
@@ -73,7 +74,7 @@ class Progress:
     def _leave_out(self) -> None:
         """Stop waiting for secrets that nothing leads to any more: an Envoy drops them without a word."""
         secrets = {key for key in self._awaited if key[0] == SDS}
-        if secrets and self._made and LDS not in self._unread:
+        if secrets and self._is_made and LDS not in self._unread:
             self._awaited -= secrets - {(SDS, name) for name in secrets_of(self._made)}
 
     def _compare(

@@ -67,7 +67,7 @@ def test_weights_that_are_all_zero_are_a_503(stage: Stage) -> None:
 
 def test_a_node_in_cloud_map_is_a_503_as_long_as_nobody_tells_its_endpoints(stage: Stage) -> None:
     assert stage.call("cloud.local").status == 503
-    assert stage.envoys["front"].stat(f"cluster.cds_egress_m_cloud_http_{stage.ports['color']}.update_success") == 1
+    assert stage.envoys["front"].stat(f"cluster.cds_egress_m_cloud_http_{stage.ports['color']}.update_success") >= 1
 
 
 def test_endpoints_that_are_told_are_called_until_they_are_taken_back(stage: Stage) -> None:

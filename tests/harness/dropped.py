@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 # Renewed every five seconds or so; the rest is what a slow machine may take.
-LIVES = "root=2h,issuing=15m,leaf=10s"
+LIVES = "root=2h,issuing=15m,leaf=20s"
 
 
 def dropping_world(world: World, *names: str) -> World:

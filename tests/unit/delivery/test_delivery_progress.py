@@ -147,3 +147,14 @@ def cluster_with(secret: str) -> bytes:
     socket.typed_config.Pack(context)
     body: bytes = cluster_pb2.Cluster(name="a", transport_socket=socket).SerializeToString()
     return body
+
+
+def test_a_secret_is_not_waited_for_where_nothing_at_all_is_left() -> None:
+    progress = Progress()
+    has(progress, A, given=("servers:b",))
+    progress.begin(2, TYPES)
+    progress.secrets({"servers:b"})
+    has(progress, given=("servers:b",))
+    assert progress.state_at(2) == WAITING  # for the cluster
+    progress.dropped(CDS, {"a"})
+    assert progress.state_at(2) == ACKNOWLEDGED

@@ -100,12 +100,12 @@ def test_a_real_envoy_agrees(tmp_path: Path) -> None:
 @examples(300)
 @given(st.text(st.sampled_from(r"ab()[]{}*+?|\^$.-:,<>=!Pp0129xdw"), max_size=255))
 def test_any_text_is_taken_or_refused_in_no_time(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         check_regex(text)
     except ValueError as error:
         assert "Envoy" in str(error)  # noqa: PT017 - either is right
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(
