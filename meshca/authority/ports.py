@@ -23,13 +23,17 @@ from meshca.authority.records import (
     Realm,
     Role,
 )
-from meshca.errors import UnavailableError
+from meshca.errors import ConflictError, UnavailableError
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.crl import Crl, RevokedEntry
 
 
 class KeyUnavailableError(UnavailableError):
     """The key store does not sign now: sealed, unreachable, or without this key."""
+
+
+class OvertakenError(ConflictError):
+    """Scheduled work of a replica whose place another has taken; nothing was changed."""
 
 
 class Clock(Protocol):

@@ -17,6 +17,7 @@ from meshca.authority.audit import AuditEntry
 from meshca.errors import ConflictError, NotFoundError
 from meshca.policy.entitlement import Registration, Selector
 from meshca.store.certificates import parsed
+from meshca.store.changes import REGISTRATIONS as TOPIC
 from meshca.store.conditional import insert_missing
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import REGISTRATIONS
@@ -57,6 +58,7 @@ class Registrations:
                     remedy="see `meshca registrations`",
                 )
             transaction.audit(audit)
+            transaction.changed(TOPIC)
 
         self._store.write(add)
 
@@ -74,6 +76,7 @@ class Registrations:
                 raise NotFoundError("no such registration", value=registration_id, remedy="see `meshca registrations`")
             registration = _registration(row)
             transaction.audit(audit(registration))
+            transaction.changed(TOPIC)
             return registration
 
         return self._store.write(remove)
