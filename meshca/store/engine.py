@@ -15,7 +15,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, func, select
 
 from meshca.store import migrate
-from meshca.store.appending import AuditAppender
+from meshca.store.appending import AuditAppender, read_head
 from meshca.store.chain import Head
 from meshca.store.connections import Connections, connect, parse_url, place_of
 from meshca.store.errors import damaged, translated
@@ -49,6 +49,11 @@ class Store:
     def write_as(self, writer: str) -> None:
         """Write another audit chain than the one opened with; for the time before the first write."""
         self._appender.writer = writer
+
+    def has_written(self) -> bool:
+        """Whether there is an audit chain of this name already."""
+        with self.read() as connection:
+            return read_head(connection, self.writer) != Head()
 
     @property
     def known_head(self) -> Head:
