@@ -21,6 +21,7 @@ class End(asyncio.Protocol):
         self.allowance: int | None = None
         self.transport: asyncio.Transport | None = None
         self._other: End | None = None
+        self._early = b""
         self._on_lost: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -35,8 +36,18 @@ class End(asyncio.Protocol):
             if self.allowance < 0:
                 self.close()
                 return
-        if self._other is not None and self._other.transport is not None:
+        if self._other is None:
+            self._hold(data)
+        elif self._other.transport is not None:
             self._other.transport.write(data)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what came before this side was joined: Python 3.11.2 reads on from a socket that was paused at once."""
+        self._early += data
+        if self.transport is not None and not self.transport.is_closing():
+            # It takes itself for paused, and would not listen.
+            self.transport.resume_reading()
+            self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         """Let the other read no more until this one has written."""
@@ -81,4 +92,7 @@ def join(left: End, right: End, on_lost: Callable[[], None]) -> None:
             other.close()
             lost()
         elif not end.transport.is_closing():
+            if end._early and other.transport is not None:  # noqa: SLF001 - of this module
+                other.transport.write(end._early)  # noqa: SLF001
+                end._early = b""  # noqa: SLF001
             end.transport.resume_reading()

@@ -21,9 +21,10 @@ from meshca.agent.holdings import NOBODY, Rights, rights_of
 from meshca.agent.journal import AgentJournal
 from meshca.agent.upstream import Upstream
 from meshca.agent.view import LocalView
-from meshca.attest.selectors import is_slow
+from meshca.attest.selectors import selectors
 from meshca.client.agent import Holdings
 from meshca.client.delta import DeltaStream
+from meshca.delivery.callers import Read
 from meshca.delivery.leaves import Leaves
 from meshca.delivery.ports import Attestor, Clock, Issuing, TokenIssuing
 from meshca.delivery.rejections import Rejections
@@ -31,7 +32,7 @@ from meshca.delivery.workload_state import JwtAnchors, WorkloadState, X509Anchor
 from meshca.delivery.workloads import Workloads, WorkloadServices
 from meshca.envoy.placement import METADATA_KEY
 from meshca.errors import MeshcaError, UnauthenticatedError, UnavailableError
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.xds.source import NodeInfo
 
 _IDLE = 3600.0
@@ -51,6 +52,7 @@ class Services:
     chance: Callable[[], float]
     open_stream: OpenStream
     tokens: TokenIssuing
+    read: Read = selectors
 
 
 class AgentDesk:
@@ -61,7 +63,8 @@ class AgentDesk:
         self.clock = services.clock
         self.leaves = Leaves(services.issuing, services.clock, services.chance)
         self.rejections = Rejections()
-        self.rights: Rights = rights_of(NOBODY)
+        self._read = services.read
+        self.rights: Rights = rights_of(NOBODY, self._read)
         self.holdings = NOBODY
         self._attestor = services.attestor
         self._open_stream = services.open_stream
@@ -101,7 +104,7 @@ class AgentDesk:
         if process is None:
             raise UnauthenticatedError("nobody vouches for this connection")
         try:
-            if is_slow(process, self.rights.registrations):
+            if self.rights.is_slow(process):
                 await asyncio.to_thread(self.rights.identities, process)
             guest = self.rights.recognise(process, node.id)
         except MeshcaError as error:
@@ -122,7 +125,7 @@ class AgentDesk:
         Raises:
             MeshcaError: It is not to be understood; what was before stays.
         """
-        rights, before = rights_of(holdings), self.holdings
+        rights, before = rights_of(holdings, self._read), self.holdings
         self.rights, self.holdings = rights, holdings
         fresh = holdings.revoked - before.revoked
         # Forgotten, not replaced: who is entitled asks again at once, who is suspended gets none.
@@ -187,11 +190,22 @@ class AgentDesk:
 
     def _workload_state(self) -> WorkloadState:
         holdings = self.holdings
-        anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl))
-        trust_domain = self.rights.trust_domain
-        jwt = JwtAnchors(holdings.jwt_generation, {trust_domain: holdings.jwt_bundle} if holdings.jwt_bundle else {})
-        return WorkloadState(trust_domain, self.rights.identities, self.rights.suspended, anchors, jwt)
+        theirs = {TrustDomain(name): found for name, found in holdings.federated.items()}
+        federated = {trust_domain: found.roots for trust_domain, found in theirs.items()}
+        anchors = X509Anchors(holdings.generation, b"".join(ders(holdings.bundle)), ders(holdings.crl), federated)
+        rights, jwt = self.rights, {trust_domain: found.jwt_keys for trust_domain, found in theirs.items()}
+        if holdings.jwt_bundle:
+            jwt[rights.trust_domain] = holdings.jwt_bundle
+        return WorkloadState(
+            rights.trust_domain,
+            rights.identities,
+            rights.suspended,
+            anchors,
+            JwtAnchors(holdings.jwt_generation, jwt),
+            rights.federating,
+        )
 
 
 def _anchors(holdings: Holdings) -> tuple[object, ...]:
-    return holdings.generation, holdings.bundle, holdings.crl, holdings.jwt_generation, holdings.jwt_bundle
+    own = holdings.generation, holdings.bundle, holdings.crl, holdings.jwt_generation, holdings.jwt_bundle
+    return *own, holdings.federated

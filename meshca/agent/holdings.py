@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from meshca.attest.process import Process
-from meshca.attest.selectors import selectors
+from meshca.attest.selectors import is_slow, selectors
 from meshca.client.agent import Holdings
-from meshca.delivery.callers import NotEntitledError
+from meshca.delivery.callers import NotEntitledError, Read, federated_of
+from meshca.delivery.workload_state import federating
 from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import NodeRef, parse_node_id
 from meshca.policy.entitlement import Registration, Selected, SelectorError, entitled, parse_selector, select
@@ -34,6 +35,7 @@ class Guest:
     process: Process
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
+    federates_with: frozenset[TrustDomain] = frozenset()
 
     @property
     def actor(self) -> str:
@@ -52,6 +54,7 @@ class Rights:
     _keys: dict[ObjectKey, SpiffeId] = field(repr=False)
     # Where nobody is asked for more than user and groups, there is no need to look at each registration.
     _by_selector: dict[Selector, list[Registration]] | None = field(default=None, repr=False)
+    _read: Read = field(default=selectors, repr=False)
 
     def identities(self, process: Process) -> frozenset[SpiffeId]:
         """Return what a process may be.
@@ -74,7 +77,22 @@ class Rights:
         if not isinstance(choice, Selected) and named is not None:
             raise NotEntitledError(choice.reason, field="node.id", value=node_id)
         selected = choice.spiffe_id if isinstance(choice, Selected) else None
-        return Guest(process, frozenset(entry.spiffe_id for entry in entries), selected)
+        allowed = frozenset(entry.spiffe_id for entry in entries)
+        return Guest(process, allowed, selected, federated_of(entries, selected))
+
+    def federating(self, process: Process) -> frozenset[tuple[SpiffeId, TrustDomain]]:
+        """Return whose bundles a process may have, and as which of its identities."""
+        if not any(entry.federates_with for entry in self.registrations):
+            return frozenset()
+        return federating(self._entries(process))
+
+    def federated_upstream(self, selected: SpiffeId | None) -> frozenset[TrustDomain]:
+        """Return whose bundles the server sends under ``ALL``: those that any registration of an identity allows."""
+        return federated_of(self.registrations, selected)
+
+    def is_slow(self, process: Process) -> bool:
+        """Return whether it takes more than a moment to say what a process may be: ask in a thread first."""
+        return self._by_selector is None and is_slow(process, self.registrations)
 
     def recognises(self, node_id: str) -> SpiffeId | None:
         """Return which identity of this host a ``node.id`` names, or None."""
@@ -83,9 +101,9 @@ class Rights:
 
     def _entries(self, process: Process) -> tuple[Registration, ...]:
         if self._by_selector is None:
-            found = entitled(selectors(process, self.registrations), self.registrations)
+            found = entitled(self._read(process, self.registrations), self.registrations)
         else:
-            held = selectors(process)
+            held = self._read(process, ())
             found = entitled(held, {e.id: e for one in held for e in self._by_selector.get(one, ())}.values())
         if not found:
             raise NotEntitledError(
@@ -98,8 +116,10 @@ class Rights:
         return self._keys.get(node.key)
 
 
-def rights_of(holdings: Holdings) -> Rights:
-    """Return what a server's word means; a registration with a selector that this version can't read holds for nobody.
+def rights_of(holdings: Holdings, read: Read = selectors) -> Rights:
+    """Return what a server's word means; ``read`` says what holds for a process.
+
+    A registration with a selector that this version can't read holds for nobody.
 
     Raises:
         MeshcaError: It is not to be understood.
@@ -112,7 +132,8 @@ def rights_of(holdings: Holdings) -> Rights:
         except SelectorError as error:
             _log.warning("registration left out", id=holding.id, reason=str(error))
             continue
-        registrations.append(Registration(holding.id, spiffe_id, selectors_of))
+        federates_with = frozenset(map(TrustDomain, holding.federates_with))
+        registrations.append(Registration(holding.id, spiffe_id, selectors_of, federates_with=federates_with))
         nodes[spiffe_id] = holding.node_id
         if node := parse_node_id(holding.node_id):
             keys[node.key] = spiffe_id
@@ -123,6 +144,7 @@ def rights_of(holdings: Holdings) -> Rights:
         nodes=nodes,
         _keys=keys,
         _by_selector=_by_selector(registrations),
+        _read=read,
     )
 
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 Address = tuple[str, int]
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
+# A server that is back is found soon; one that refuses is not asked, and its audit log not filled, as often.
+_FIRST_PAUSE, _LONGEST_ABSENCE, _LONGEST_PAUSE = 0.5, 2.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,25 @@ class Method(Protocol):
         """
 
 
+class SpentTokenError(UnavailableError):
+    """The token has let this agent in before, and no other has taken its place."""
+
+
 @dataclass(slots=True)
 class ByJoinToken:
     """A join token; ``read`` reads it anew, so that another in its place is found."""
 
     read: Callable[[], JoinToken]
+    spent: JoinToken | None = field(default=None, repr=False)
     name: str = "join_token"
     remedy: str = "make a token with `meshca token AGENT` on the server, and put it where this agent reads it"
 
     async def attest(self, address: Address) -> Own:
         """Join."""
         token = await asyncio.to_thread(self.read)
+        if token == self.spent:
+            # Not shown again: the server would refuse it, and write that down, every time.
+            raise SpentTokenError("this token has let the agent in before", remedy=self.remedy)
         async with _api(address, unverified_meeting) as api:
             shown = await api.trust()
         root = _required_root(token, shown.roots)
@@ -86,7 +95,9 @@ class ByJoinToken:
         async def secret(_: str) -> bytes:
             return token.secret
 
-        return await _attest(address, trust_domain, pem([root]), self.name, secret)
+        own = await _attest(address, trust_domain, pem([root]), self.name, secret)
+        self.spent = token
+        return own
 
 
 @dataclass(slots=True)
@@ -185,8 +196,8 @@ class OwnIdentity:
                 if self._own is None and not isinstance(error, UnavailableError):
                     raise
                 self._tell(error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                await asyncio.sleep(min(pause, self._until_the_end()))
+                pause = min(pause * 2, _LONGEST_ABSENCE if isinstance(error, UnavailableError) else _LONGEST_PAUSE)
 
     async def _step(self) -> None:
         own = self._own
@@ -197,6 +208,11 @@ class OwnIdentity:
             await self._renewed(own)
         else:
             await asyncio.sleep(min((self._half - now).total_seconds(), _LONGEST_PAUSE))
+
+    def _until_the_end(self) -> float:
+        """Return how long our certificate is still good; where it isn't, as long as anybody may wait."""
+        left = 0.0 if self._own is None else (self._own.not_after - self._clock.now()).total_seconds()
+        return left if left > 0 else _LONGEST_PAUSE
 
     async def _renewed(self, own: Own) -> None:
         try:

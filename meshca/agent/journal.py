@@ -85,6 +85,10 @@ class AgentJournal:
         )
         self._something.set()
 
+    def file_in_use(self, word: str, spiffe_id: str, serial: str, generation: int) -> None:
+        """Note what a drop of this host has in use."""
+        self._note(Acknowledgement(word, spiffe_id, serial, generation))
+
     def own(self, spiffe_id: SpiffeId, serial: str, generation: int) -> None:
         """Note what the agent itself has."""
         self._note(Acknowledgement(OWN, str(spiffe_id), serial, generation))

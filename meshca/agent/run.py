@@ -24,11 +24,14 @@ import grpc.aio
 import structlog
 
 from meshca.agent.desk import AgentDesk, Services
+from meshca.agent.files import FileDesk
 from meshca.agent.identity import Address, Method, Own, OwnIdentity
 from meshca.agent.issuing import AgentIssuing, AgentTokens
 from meshca.agent.journal import AgentJournal
 from meshca.agent.place import Place
 from meshca.attest.gate import Gate, Room
+from meshca.attest.pods import Pods
+from meshca.attest.selectors import Reader
 from meshca.client.agent import AgentApi, Holdings
 from meshca.client.delta import DeltaStream
 from meshca.client.target import unix_target
@@ -55,6 +58,7 @@ class Options:
     server: Address
     place: Place
     method: Method
+    pods: Pods | None = None
 
 
 class SystemClock:
@@ -74,6 +78,7 @@ class Agent:
     identity: OwnIdentity
     journal: AgentJournal
     tunnel: Tunnel
+    files: FileDesk
     socket: Path
     ready: asyncio.Event
     server_answers: bool = False
@@ -137,8 +142,10 @@ async def running(options: Options) -> AsyncIterator[tuple[Agent, tuple[asyncio.
             return DeltaStream(api.channel, node_id, metadata, api.error)
 
         chance = random.SystemRandom().random
-        desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream, AgentTokens(api.token)))
-        agent = Agent(desk, api, identity, journal, tunnel, options.place.socket, asyncio.Event())
+        read = Reader(pods=options.pods).selectors
+        desk = AgentDesk(Services(issuing, gate, journal, clock, chance, open_stream, AgentTokens(api.token), read))
+        files = FileDesk(api.sign, journal)
+        agent = Agent(desk, api, identity, journal, tunnel, files, options.place.socket, asyncio.Event())
 
         def changed(own: Own) -> None:
             tunnel.reset()  # what was met with the old certificate would end with it
@@ -174,6 +181,7 @@ async def _apply(agent: Agent, holdings: Holdings, gate: Gate, place: Place) -> 
         _log.info("the server answers", holdings=len(holdings.holdings), trust_generation=holdings.generation)
     agent.identity.trust(holdings.bundle)
     agent.desk.apply(holdings)
+    agent.files.apply(holdings)
     agent.journal.own(agent.identity.own.spiffe_id, "", holdings.generation)
     if not agent.ready.is_set():
         await _open(agent.desk, gate, place)
@@ -210,6 +218,7 @@ async def _ticks(desk: AgentDesk) -> None:
 
 
 async def _close(agent: Agent, gate: Gate) -> None:
+    agent.files.close()
     agent.desk.drain()
     gate.close()
     await agent.desk.close()

@@ -10,13 +10,14 @@ Rules kept here:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meshca.agent.holdings import Guest
 from meshca.agent.upstream import Upstream
 from meshca.attest.process import require_same
-from meshca.attest.selectors import is_slow
 from meshca.delivery.callers import NotEntitledError, Undecided
 from meshca.delivery.leaves import Holder
 from meshca.delivery.ports import Leaf
@@ -30,6 +31,7 @@ from meshca.xds.source import Changes, Found, NodeInfo
 if TYPE_CHECKING:
     from meshca.agent.desk import AgentDesk
 
+_NOT_FEDERATED = "a registration of the caller's has to federate with the trust domain"
 _NOTHING = "the server has nothing under this name for the caller"
 
 
@@ -44,6 +46,8 @@ class LocalView:
         self._dedicated = dedicated
         self._changes = Changes()
         self._ended: MeshcaError | None = None
+        self._closed = False
+        self._looking: asyncio.Task[None] | None = None
         self._wanted: dict[str, set[str] | None] = {}
         self._accepted: dict[tuple[str, str], str] = {}
         self._looks_again: set[str] = set()
@@ -78,7 +82,8 @@ class LocalView:
         found: dict[str, Resource] = {}
         if asked is None or asked:
             self._note_wanted(SDS, asked)
-            found |= await self._upstream.fetch(SDS, asked)
+            got = await self._upstream.fetch(SDS, asked)
+            found |= {name: resource for name, resource in got.items() if self._may_believe(name)}
         refused |= dict.fromkeys((asked or frozenset()) - found.keys(), _NOTHING)
         for name in sorted(own):
             await self._fill_in(name, found, refused)
@@ -132,6 +137,7 @@ class LocalView:
 
     def close(self) -> None:
         """Release what the stream held."""
+        self._closed = True
         for holder in self._holders:
             self._desk.leaves.detach(holder, self.leaf_changed)
         self._upstream.leave(self, asyncio.get_running_loop().time())
@@ -173,18 +179,37 @@ class LocalView:
 
     def moved(self, *, wake: bool) -> None:
         """Look again at who the caller is; ``wake``: at what it may have, too, if it is the same."""
+        if self._desk.rights.is_slow(self._guest.process):
+            # Nothing is given out meanwhile that it may not have: `_require_still` asks for itself.
+            self._looking = asyncio.get_running_loop().create_task(self._look_again())
+        elif not self._recognised_again():
+            return
+        if wake:
+            self._changes.mark((SDS,))
+        self._tell_unless_served()
+
+    async def _look_again(self) -> None:
+        with contextlib.suppress(MeshcaError):  # it is met once more, and told, by what follows
+            await asyncio.to_thread(self._desk.rights.identities, self._guest.process)
+        if not self._closed and self._recognised_again():
+            self._tell_unless_served()
+
+    def _recognised_again(self) -> bool:
         try:
             guest = self._desk.rights.recognise(self._guest.process, self._node_id)
         except MeshcaError as error:
             self._desk.journal.refused(self._guest.actor, "attest", self._node_id, str(error))
             self.end(error)
-            return
+            return False
         if guest.selected != self._guest.selected:
             self.end(UnavailableError("what the caller may be has changed", remedy="connect again"))
-            return
-        if wake or guest.entitled != self._guest.entitled:
+            return False
+        before, self._guest = self._guest, guest
+        if guest.entitled != before.entitled:
             self._changes.mark((SDS,))
-        self._guest = guest
+        return True
+
+    def _tell_unless_served(self) -> None:
         try:
             self._require_served()
         except RefusedError as error:
@@ -245,10 +270,25 @@ class LocalView:
 
     def _forbidden(self, names: set[str]) -> dict[str, str]:
         """Return which of the server's names need a selection where none is made."""
+        refused = {name: _NOT_FEDERATED for name in names if not self._may_believe(name)}
         if self._guest.selected is not None:
-            return {}
+            return refused
         general = {name for name in names if _is_general(name)}
-        return dict.fromkeys(names - general, "the caller may be one of several and selects none")
+        return {**dict.fromkeys(names - general, "the caller may be one of several and selects none"), **refused}
+
+    def _may_believe(self, name: str) -> bool:
+        """Say whether a process may have a context that may hold other trust domains: several share one upstream."""
+        if not _is_general(name) or name == secret_names.ROOTCA:
+            return True
+        allowed, rights = self._guest.federates_with, self._desk.rights
+        upstream = rights.federated_upstream(self._guest.selected)
+        if name == secret_names.ALL:
+            return allowed == upstream
+        domain = name.removeprefix("spiffe://")
+        if domain in {str(rights.trust_domain), *map(str, allowed)}:
+            return True
+        # Nobody may have it any more: the server answers with nobody, which is better than what its Envoy keeps.
+        return (SDS, name) in self._accepted and domain not in map(str, upstream)
 
     async def _fill_in(self, name: str, found: dict[str, Resource], refused: dict[str, str]) -> None:
         try:
@@ -283,14 +323,15 @@ class LocalView:
         """Raise unless the caller is who it was, and what it asked for is still its own."""
         process, rights = self._guest.process, self._desk.rights
         try:
-            if is_slow(process, rights.registrations):
+            if rights.is_slow(process):
                 await asyncio.to_thread(rights.identities, process)
             entitled = self._desk.rights.identities(process)
             require_same(process)
         except MeshcaError as error:
             self._desk.journal.refused(self._guest.actor, "attest", self._node_id, str(error))
             raise
-        self._guest = Guest(process, entitled, self._guest.selected if self._guest.selected in entitled else None)
+        selected = self._guest.selected if self._guest.selected in entitled else None
+        self._guest = replace(self._guest, entitled=entitled, selected=selected)
         self._identity(name)
 
     def _resource(self, name: str, leaf: Leaf, note: bytes) -> Resource:

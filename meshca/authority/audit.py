@@ -46,6 +46,9 @@ CALL = "call"
 ADD_ADMIN = "add-admin"
 CREATE_JOIN = "create-join-token"
 EVICT = "evict-agent"
+FEDERATE = "federate"
+UNFEDERATE = "unfederate"
+FETCH_BUNDLE = "fetch-bundle"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 The rules this module keeps:
 - A join token comes from a file or from MESHCA_TOKEN, never from the command line.
+- What `--drop` says is checked, and its folders are held, before anything is asked of a server.
 - Its socket lies in `--home`, where a server's would: Envoys and workloads are configured in the same way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshca.cli.command import Command, Settings, pass_settings
+from meshca.cli.options import kubernetes_node_option, pods_of
 from meshca.cli.output import show_event
 from meshca.errors import InvalidInputError
 
@@ -42,31 +45,41 @@ _PROJECTED = Path("/var/run/secrets/meshca/token")
 )
 @click.option("--region", envvar="AWS_REGION", metavar="R", help="Whose STS vouches for this role; or AWS_REGION.")
 @click.option("--identity", type=click.Path(path_type=Path), metavar="DIR", help="An X.509 identity of this agent.")
+@click.option("--drop", type=click.Path(path_type=Path), metavar="FILE", help="Also keep files, as this says.")
+@kubernetes_node_option
 @pass_settings
-def agent_command(settings: Settings, /, address: str | None, **options: Any) -> None:
+def agent_command(
+    settings: Settings, /, address: str | None, kubernetes_node: str | None, drop: Path | None, **options: Any
+) -> None:
     """Run a node agent until SIGTERM or Ctrl-C: it makes keys on this host, and serves Envoys and workloads.
 
     It proves who it is by a join token, which `meshca token AGENT` on the server prints, by an X.509 identity, or with
-    --method by its Kubernetes service account or its AWS role.
+    --method by its Kubernetes service account or its AWS role. With --drop it also keeps files for programs that speak
+    no SDS, as `meshca drop --config` does, for nodes that it is the parent of.
     """
     from meshca.agent.place import Place
     from meshca.agent.run import Options, run_agent
+    from meshca.cli.agent_files import FileKeeper
     from meshca.cli.serve import log_to_stderr
     from meshca.client.tunnel import parse_server
 
     server = address or settings.server
     if server is None:
         raise InvalidInputError("which server?", field="--server", remedy="give host:port, or MESHCA_SERVER")
-    method = _method(**options)
+    method, pods = _method(**options), pods_of(kubernetes_node)
     log_to_stderr()
     place = Place(settings.home)
+    keeper = None if drop is None else FileKeeper(drop, settings.output)
 
     def ready(agent: Agent) -> None:
+        if keeper is not None:
+            keeper.start(agent.files)
         document = {"state": "ready", "agent": str(agent.identity.own.spiffe_id), "socket": str(place.socket)}
         if settings.output != "table":
             show_event(settings.output, document, "")
 
-    run_agent(Options(parse_server(server), place, method), ready)
+    with contextlib.nullcontext() if keeper is None else keeper:
+        run_agent(Options(parse_server(server), place, method, pods), ready)
 
 
 def _method(

@@ -70,6 +70,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
     "Trust": {
         "ca": Entry("trust", "Look at the certificate authorities, and bring chains."),
         "bundle": Entry("trust", "Print the trust bundle."),
+        "federate": Entry("federation", "Believe trust domain TD about its own identities."),
         "keys": Entry("keys", "Change the passphrase of sealed keys."),
     },
     "Envoy": {

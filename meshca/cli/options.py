@@ -1,13 +1,18 @@
-"""Types of options that several commands share."""
+"""Options that several commands share, and types of options."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from meshca.authority.lifetimes import LifetimeError, parse_duration
+
+if TYPE_CHECKING:
+    from meshca.attest.pods import Pods
 
 
 class Duration(click.ParamType[timedelta, str]):
@@ -61,3 +66,23 @@ def preferred(key_types: Sequence[str]) -> str:
 
 
 MOMENT = Moment()
+
+kubernetes_node_option = click.option(
+    "--kubernetes-node",
+    envvar="MESHCA_KUBERNETES_NODE",
+    metavar="NAME",
+    help="List the pods of this node, for k8s:ns and k8s:sa; or MESHCA_KUBERNETES_NODE.",
+)
+
+
+def pods_of(node: str | None) -> Pods | None:
+    """Return the pods of a node, of the cluster that this process runs in; no node, no pods.
+
+    Raises:
+        InvalidInputError: It is no name of a node, or this is no pod.
+    """
+    if node is None:
+        return None
+    from meshca.attest.pods import pods_of_node
+
+    return pods_of_node(node, os.environ)

@@ -20,11 +20,19 @@ from meshca.client.values import Registration
     help="Such as unix:uid:N, unix:path:/P, systemd:unit:U, k8s:ns:N; repeatable, all of them must hold.",
 )
 @click.option("--parent", default="", metavar="AGENT", help="Only behind this agent.")
+@click.option(
+    "--federates-with",
+    multiple=True,
+    metavar="TD",
+    help="A federated trust domain whose bundle they may have; repeatable.",
+)
 @pass_settings
-def register_command(settings: Settings, node: str, selectors: tuple[str, ...], parent: str) -> None:
+def register_command(
+    settings: Settings, node: str, selectors: tuple[str, ...], parent: str, federates_with: tuple[str, ...]
+) -> None:
     """Entitle processes for which all selectors hold to the identity of NODE."""
     with connect(settings) as client:
-        registration = client.register(node, selectors, parent=parent)
+        registration = client.register(node, selectors, parent=parent, federates_with=federates_with)
     show(settings.output, _document(registration))
 
 
@@ -53,4 +61,5 @@ def _document(registration: Registration) -> dict[str, object]:
         "spiffe_id": registration.spiffe_id,
         "selectors": list(registration.selectors),
         **({"parent": registration.parent} if registration.parent else {}),
+        **({"federates_with": list(registration.federates_with)} if registration.federates_with else {}),
     }

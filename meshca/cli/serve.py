@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import click
 
 from meshca.cli.command import Command, Settings, pass_settings
+from meshca.cli.options import kubernetes_node_option, pods_of
 from meshca.cli.output import show_event
 
 if TYPE_CHECKING:
@@ -35,9 +36,17 @@ _SECRET_FIELD = re.compile(r"pass(word|phrase)|token|secret|private|credential",
 @click.command("serve", cls=Command, short_help="Run the server in the foreground.")
 @click.option("--grpc", metavar="ADDR", help="Where agents and remote admins connect (mTLS); port 0: any.")
 @click.option("--http", metavar="ADDR", help="Where /healthz, /metrics, /crl and /bundle listen; port 0: any.")
+@click.option(
+    "--federation", metavar="ADDR", help="Where the bundle endpoint listens (https_spiffe); default: nowhere."
+)
+@click.option("--cert", type=click.Path(path_type=Path), metavar="F", help="Its certificate of web PKI (https_web).")
+@click.option("--key", type=click.Path(path_type=Path), metavar="F", help="The key of --cert.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), metavar="F", help="File with the keys' passphrase.")
+@kubernetes_node_option
 @pass_settings
-def serve_command(settings: Settings, grpc: str | None, http: str | None, passphrase_file: Path | None) -> None:
+def serve_command(
+    settings: Settings, /, passphrase_file: Path | None, kubernetes_node: str | None, **listen: Any
+) -> None:
     """Run the server in the foreground until SIGTERM or Ctrl-C."""
     from meshca.cli.passphrases import sources
     from meshca.keys import passphrase
@@ -47,7 +56,7 @@ def serve_command(settings: Settings, grpc: str | None, http: str | None, passph
 
     home = Home.at(settings.home)
     home.require_initialised()
-    config = _config(home, grpc, http)
+    config, pods = _config(home, **listen), pods_of(kubernetes_node)
     sealed = config.seals_keys or not KeyFolder(home.keys).is_empty  # else all keys are in OpenBao or an HSM
     where = sources(home.path, passphrase_file)
     secret = passphrase.find(where).again(where) if sealed else lambda: b""
@@ -57,11 +66,13 @@ def serve_command(settings: Settings, grpc: str | None, http: str | None, passph
     def ready(parts: Parts) -> None:
         condition = parts.condition
         addresses = {"grpc": condition.grpc, "http": condition.http, "socket": str(home.mesh_socket)}
+        if condition.federation:
+            addresses["federation"] = condition.federation
         document = {"state": "ready", **addresses}
         if settings.output != "table":
             show_event(settings.output, document, "")
 
-    serve(home, config, secret, ready)
+    serve(home, config, secret, ready, pods)
 
 
 def log_to_stderr() -> None:
@@ -105,7 +116,13 @@ def drop_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
     return event
 
 
-def _config(home: Home, grpc: str | None, http: str | None) -> Config:
+def _config(
+    home: Home,
+    grpc: str | None,
+    http: str | None,
+    federation: str | None,
+    **files: Path | None,
+) -> Config:
     from meshca.server.config import parse_address, read_config
 
     config = read_config(home.config)
@@ -113,4 +130,11 @@ def _config(home: Home, grpc: str | None, http: str | None) -> Config:
         config = replace(config, grpc=parse_address(grpc, what="--grpc"))
     if http is not None:
         config = replace(config, http=parse_address(http, what="--http"))
+    if federation is not None:
+        config = replace(config, federation=parse_address(federation, what="--federation"))
+    certificate, key = files["cert"], files["key"]
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--cert and --key stand together")
+    if certificate is not None and key is not None:
+        config = replace(config, federation_files=(certificate.absolute(), key.absolute()))
     return config

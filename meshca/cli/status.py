@@ -62,5 +62,6 @@ def _document(status: Status) -> dict[str, object]:
         "socket": status.socket,
         "revision": status.revision,
         "trust_generation": status.trust_generation,
+        **({"federation": status.federation} if status.federation else {}),
         "warnings": list(status.warnings),
     }

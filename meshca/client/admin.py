@@ -36,6 +36,8 @@ from meshca.client.values import (
     Envelope,
     EnvoyProgress,
     Evicted,
+    Federating,
+    Federation,
     ImportedChain,
     Issued,
     KeptCheckpoints,
@@ -143,9 +145,11 @@ class AdminClient:
 
     # ---- registrations
 
-    def register(self, node: str, selectors: Sequence[str], *, parent: str = "") -> Registration:
+    def register(
+        self, node: str, selectors: Sequence[str], *, parent: str = "", federates_with: Sequence[str] = ()
+    ) -> Registration:
         """Let processes for which all selectors hold have a node's identity."""
-        request = pb.RegisterRequest(node=node, selectors=list(selectors), parent=parent)
+        request = pb.RegisterRequest(node=node, selectors=selectors, parent=parent, federates_with=federates_with)
         return convert.registration(self._call(self._stub.Register, request))
 
     def registrations(self) -> list[Registration]:
@@ -278,6 +282,33 @@ class AdminClient:
     def endpoints(self, node: str = "") -> list[Endpoint]:
         """Return the endpoints of a node, or of all."""
         return convert.endpoints(self._call(self._stub.ListEndpoints, pb.ListEndpointsRequest(node=node)))
+
+    # ---- federation
+
+    def federate(self, wanted: Federating) -> Federation:
+        """Believe another trust domain about its own identities; its bundle is fetched at once."""
+        request = pb.FederateRequest(
+            trust_domain=wanted.trust_domain,
+            url=wanted.url,
+            profile=wanted.profile,
+            endpoint_id=wanted.endpoint_id,
+            bundle=wanted.bundle,
+        )
+        return convert.federation(self._call(self._stub.Federate, request))
+
+    def unfederate(self, trust_domain: str) -> None:
+        """Believe it no longer; connections that rest on its bundle end."""
+        self._call(self._stub.Unfederate, pb.UnfederateRequest(trust_domain=trust_domain))
+
+    def refresh_federation(self, trust_domain: str) -> Federation:
+        """Fetch the bundle of a federated trust domain now."""
+        request = pb.RefreshFederationRequest(trust_domain=trust_domain)
+        return convert.federation(self._call(self._stub.RefreshFederation, request))
+
+    def federations(self) -> list[Federation]:
+        """Return the federated trust domains."""
+        reply = self._call(self._stub.ListFederations, pb.ListFederationsRequest())
+        return [convert.federation(one) for one in reply.federations]
 
     # ---- Envoys
 

@@ -64,6 +64,15 @@ class Holding:
     spiffe_id: str
     selectors: tuple[str, ...]
     node_id: str
+    federates_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedBundle:
+    """The roots (DER) and the JWK set of another trust domain."""
+
+    roots: bytes = field(repr=False)
+    jwt_keys: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +87,14 @@ class Holdings:
     bundle: bytes = field(repr=False)
     crl: bytes = field(repr=False)
     tainted: frozenset[str] = frozenset()
+    leaf_crl_only: bool = False
     frozen: bool = False
     rotations: Mapping[str, int] = field(default_factory=dict)
     key_types: tuple[str, ...] = ()
     jwt_generation: int = 0
     jwt_bundle: bytes = field(default=b"", repr=False)
+    federated: Mapping[str, FederatedBundle] = field(default_factory=dict)
+    """Of other trust domains, those that some of the holdings may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ class WorkloadRequest:
     spiffe_id: str
     csr: bytes = field(repr=False)
     holder: str = ""
+    dns_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +181,10 @@ class AgentApi:
 
     async def sign(self, requests: Sequence[WorkloadRequest]) -> list[WorkloadCertificate | MeshcaError]:
         """Have a batch signed; the answers come in order, a refusal as the error it is."""
-        messages = [pb.WorkloadRequest(spiffe_id=r.spiffe_id, csr=r.csr, holder=r.holder) for r in requests]
+        messages = [
+            pb.WorkloadRequest(spiffe_id=r.spiffe_id, csr=r.csr, holder=r.holder, dns_names=r.dns_names)
+            for r in requests
+        ]
         reply = await self._call(self._stub.Sign, pb.SignRequest(requests=messages))
         return [_result(result) for result in reply.results]
 
@@ -232,18 +248,22 @@ def _acknowledgement(a: Acknowledgement) -> Any:
 def _holdings(message: Any) -> Holdings:
     return Holdings(
         trust_domain=message.trust_domain,
-        holdings=tuple(Holding(h.id, h.spiffe_id, tuple(h.selectors), h.node_id) for h in message.holdings),
+        holdings=tuple(
+            Holding(h.id, h.spiffe_id, tuple(h.selectors), h.node_id, tuple(h.federates_with)) for h in message.holdings
+        ),
         suspended=frozenset(message.suspended),
         revoked=frozenset(message.revoked),
         generation=message.trust.generation,
         bundle=message.trust.bundle,
         crl=message.trust.crl,
         tainted=frozenset(message.trust.tainted),
+        leaf_crl_only=message.trust.leaf_crl_only,
         frozen=message.frozen,
         rotations=dict(message.rotations),
         key_types=tuple(message.key_types),
         jwt_generation=message.jwt_generation,
         jwt_bundle=message.jwt_bundle,
+        federated={one.trust_domain: FederatedBundle(one.roots, one.jwt_keys) for one in message.federated},
     )
 
 

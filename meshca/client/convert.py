@@ -28,6 +28,7 @@ def status(reply: Any) -> values.Status:
         revision=reply.revision,
         trust_generation=reply.trust_generation,
         warnings=tuple(reply.warnings),
+        federation=reply.federation or None,
     )
 
 
@@ -65,7 +66,25 @@ def decision(reply: Any) -> values.Decision:
 
 def registration(message: Any) -> values.Registration:
     """Registration."""
-    return values.Registration(message.id, message.spiffe_id, tuple(message.selectors), message.parent)
+    return values.Registration(
+        message.id, message.spiffe_id, tuple(message.selectors), message.parent, tuple(message.federates_with)
+    )
+
+
+def federation(message: Any) -> values.Federation:
+    """Federation."""
+    return values.Federation(
+        trust_domain=message.trust_domain,
+        url=message.url,
+        profile=message.profile,
+        endpoint_id=message.endpoint_id,
+        roots=message.roots,
+        jwt_keys=message.jwt_keys,
+        sequence=message.sequence if message.sequence >= 0 else None,
+        fetched_at=moment(message.fetched_at) if message.HasField("fetched_at") else None,
+        due_at=moment(message.due_at),
+        failure=message.failure,
+    )
 
 
 def signing_request(request: values.SigningRequest) -> Any:

@@ -26,6 +26,8 @@ class Status:
     revision: int
     trust_generation: int
     warnings: tuple[str, ...] = ()
+    federation: str | None = None
+    """Where the bundle endpoint listens, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,34 @@ class Registration:
     spiffe_id: str
     selectors: tuple[str, ...]
     parent: str = ""
+    federates_with: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Federating:
+    """Where to find the bundle of a trust domain, and how to know its server."""
+
+    trust_domain: str
+    url: str
+    profile: str = ""
+    endpoint_id: str = ""
+    bundle: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """A federated trust domain, and how it stands with its bundle."""
+
+    trust_domain: str
+    url: str
+    profile: str
+    endpoint_id: str
+    roots: int
+    jwt_keys: int
+    sequence: int | None
+    fetched_at: datetime | None
+    due_at: datetime
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Rules kept here (design §2 and §6):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from meshca.attest.process import Process
@@ -21,7 +21,7 @@ from meshca.mesh.model import ObjectKey
 from meshca.mesh.noderef import parse_node_id
 from meshca.policy.entitlement import Registration, Selected, Selector, entitled, select
 from meshca.policy.selector import GID, UID
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 
 Read = Callable[[Process, Iterable[Registration]], frozenset[Selector]]
 """What reads the selectors that hold for a process, as far as registrations ask for them."""
@@ -43,6 +43,8 @@ class Caller:
     entitled: frozenset[SpiffeId]
     selected: SpiffeId | None
     node: ObjectKey | None
+    federates_with: frozenset[TrustDomain] = frozenset()
+    """Whose bundles it may ask for, beside ours."""
     read_more: bool = False
     """Whether it is entitled by more than user and groups, which can change while it runs."""
 
@@ -94,7 +96,14 @@ def recognise(process: Process, node_id: str, snapshot: Snapshot, read: Read = s
     selected = _selected(node_id, entries, snapshot)
     allowed = frozenset(entry.spiffe_id for entry in entries)
     more = any(selector.type not in {UID, GID} for entry in entries for selector in entry.selectors)
-    return Caller(process, allowed, selected, snapshot.mesh.identities.holder(selected) if selected else None, more)
+    node = snapshot.mesh.identities.holder(selected) if selected else None
+    return Caller(process, allowed, selected, node, federated_of(entries, selected), more)
+
+
+def federated_of(entries: Iterable[Registration], selected: SpiffeId | None) -> frozenset[TrustDomain]:
+    """Return whose bundles registrations allow, for one identity or, where none is selected, for all of them."""
+    named = (entry.federates_with for entry in entries if selected in (None, entry.spiffe_id))
+    return frozenset(domain for domains in named for domain in domains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +112,17 @@ class Behind:
 
     entries: tuple[Registration, ...]
     identities: frozenset[SpiffeId]
+    federated: Mapping[SpiffeId, frozenset[TrustDomain]]
+    """Whose bundles the registrations of an identity allow, where they allow any."""
 
 
 def behind(agent: AgentPeer, snapshot: Snapshot) -> Behind:
     """Return who may be behind an agent."""
     found = snapshot.registrations_of(agent.agent_id)
     entries = tuple(entry for entry in found if snapshot.mesh.identities.holder(entry.spiffe_id))
-    return Behind(entries, frozenset(entry.spiffe_id for entry in entries))
+    federating = {entry.spiffe_id for entry in entries if entry.federates_with}
+    federated = {spiffe_id: federated_of(entries, spiffe_id) for spiffe_id in federating}
+    return Behind(entries, frozenset(entry.spiffe_id for entry in entries), federated)
 
 
 def recognise_agent(agent: AgentPeer, node_id: str, snapshot: Snapshot, found: Behind) -> Caller:
@@ -128,7 +141,8 @@ def recognise_agent(agent: AgentPeer, node_id: str, snapshot: Snapshot, found: B
     # The many streams of an agent each name their own: only the others are looked at one by one.
     selected = wanted if wanted in found.identities else _selected(node_id, found.entries, snapshot)
     holder = snapshot.mesh.identities.holder(selected) if selected else None
-    return Caller(agent, found.identities, selected, holder)
+    allowed = found.federated.get(selected, frozenset()) if selected else federated_of(found.entries, None)
+    return Caller(agent, found.identities, selected, holder, allowed)
 
 
 def entries_of(process: Process, snapshot: Snapshot, read: Read = selectors) -> tuple[Registration, ...]:

@@ -24,7 +24,7 @@ class Difference:
     """What a change of snapshot concerns."""
 
     nodes: frozenset[ObjectKey]  # whose resources or policy may differ
-    trust: bool
+    trust: bool  # ours, or that of a federated trust domain
     jwt: bool  # the keys of JWT-SVIDs differ
     callers: bool  # who is entitled to what may differ
     suspended: frozenset[SpiffeId]  # newly
@@ -53,10 +53,10 @@ def difference(old: Snapshot, new: Snapshot) -> Difference:
     )
 
 
-def _anchors(snapshot: Snapshot) -> tuple[bytes, bytes, bool]:
+def _anchors(snapshot: Snapshot) -> tuple[object, ...]:
     """Return what a validation context takes from trust."""
     trust = snapshot.trust
-    return trust.bundle_pem, trust.crl_pem, trust.leaf_crl_only
+    return trust.bundle_pem, trust.crl_pem, trust.leaf_crl_only, snapshot.federated
 
 
 def _of_endpoints(old: Snapshot, new: Snapshot) -> set[ObjectKey]:

@@ -4,6 +4,10 @@ Rules kept here:
 - A policy name (``clients…``, ``client:…``, ``servers:…``) is always answered: where policy admits nobody, or the name
   is not or no longer allowed, with nobody.
 - Who is suspended is admitted nowhere, and admits nobody.
+- Whoever is admitted is admitted by the roots of their own trust domain: a context is of one trust domain, or a
+  validator that keeps several apart. Ours goes first, because it alone knows CRLs: where a policy admits identities of
+  ours and of others, the others are admitted by ``client:…``, one by one (ADR 17). Who isn't federated is nobody.
+- The bundle of another trust domain is for registrations that federate with it.
 - Refused are only SVIDs and trust domains that the caller may not have, names that need a selection where none is made,
   and unknown names.
 """
@@ -16,8 +20,9 @@ from meshca.delivery.callers import Caller, NotEntitledError
 from meshca.delivery.contexts import Wanted
 from meshca.delivery.snapshot import Snapshot
 from meshca.envoy import names
+from meshca.errors import MeshcaError
 from meshca.mesh.model import ObjectKey
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 
 _NOBODY: frozenset[SpiffeId] = frozenset()
 
@@ -30,14 +35,7 @@ class WantedLeaf:
     spiffe_id: SpiffeId
 
 
-@dataclass(frozen=True, slots=True)
-class WantedValidator:
-    """The SPIFFE validator over all trust domains."""
-
-    name: str
-
-
-def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLeaf | WantedValidator:
+def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLeaf:
     """Say what to send under a name.
 
     Raises:
@@ -57,19 +55,56 @@ def resolve(name: str, caller: Caller, snapshot: Snapshot) -> Wanted | WantedLea
                     remedy="ask for `default`, or see `meshca registrations`",
                 )
             return _leaf(name, spiffe_id, snapshot)
+        case names.Roots() | names.All() if _is_suspended(caller, snapshot):
+            return Wanted(name, _NOBODY)
         case names.Roots(domain):
-            if domain not in (None, snapshot.trust_domain):
-                raise NotEntitledError(
-                    "not our trust domain, nor federated with it",
-                    field="name",
-                    value=name,
-                    remedy=f"ask for `ROOTCA` or {snapshot.trust_domain.id}",
-                )
-            return Wanted(name, _NOBODY if _is_suspended(caller, snapshot) else None)
+            return Wanted(name, None, _others(name, domain, caller, snapshot))
         case names.All():
-            return Wanted(name, _NOBODY) if _is_suspended(caller, snapshot) else WantedValidator(name)
+            return Wanted(name, None, (snapshot.trust_domain, *sorted(federated(caller, snapshot))))
         case policy_name:
-            return Wanted(name, _admitted(policy_name, caller, snapshot) - snapshot.suspended)
+            return _by_trust_domain(name, _admitted(policy_name, caller, snapshot) - snapshot.suspended, snapshot)
+
+
+def federated(caller: Caller, snapshot: Snapshot) -> frozenset[TrustDomain]:
+    """Return whose bundles a caller may have now, beside ours."""
+    return caller.federates_with & snapshot.federated.keys()
+
+
+def is_foreign(name: str, snapshot: Snapshot) -> bool:
+    """Whether a name asks for the context of another trust domain."""
+    try:
+        match names.parse_secret_name(name):
+            case names.Roots(domain):
+                return domain not in (None, snapshot.trust_domain)
+    except MeshcaError:
+        pass
+    return False
+
+
+def _others(name: str, domain: TrustDomain | None, caller: Caller, snapshot: Snapshot) -> tuple[TrustDomain, ...]:
+    """Return the trust domain whose context is asked for; none: ours.
+
+    Raises:
+        NotEntitledError: The caller may not have it.
+    """
+    if domain is None or domain == snapshot.trust_domain:
+        return ()
+    if domain not in federated(caller, snapshot):
+        raise NotEntitledError(
+            "not our trust domain, nor one that the caller's registration federates with",
+            field="name",
+            value=name,
+            remedy=f"ask for `ROOTCA` or {snapshot.trust_domain.id}, or see `meshca federate` and --federates-with",
+        )
+    return (domain,)
+
+
+def _by_trust_domain(name: str, admitted: frozenset[SpiffeId], snapshot: Snapshot) -> Wanted:
+    own = frozenset(one for one in admitted if one.trust_domain == snapshot.trust_domain)
+    if own or not admitted:
+        return Wanted(name, own)
+    known = frozenset(one for one in admitted if one.trust_domain in snapshot.federated)
+    return Wanted(name, known, tuple(sorted({one.trust_domain for one in known})))
 
 
 def same_meanings(caller: Caller, old: Snapshot, new: Snapshot) -> bool:
@@ -86,7 +121,7 @@ def same_meanings(caller: Caller, old: Snapshot, new: Snapshot) -> bool:
 
 def all_names(caller: Caller, snapshot: Snapshot) -> frozenset[str]:
     """Return all that a caller may see, which is what an empty list in the first request means."""
-    found = {names.ROOTCA}
+    found = {names.ROOTCA, *(str(domain.id) for domain in federated(caller, snapshot))}
     if not caller.makes_keys:
         found |= set(map(str, caller.entitled - snapshot.suspended))
     if caller.selected is None or caller.node is None:

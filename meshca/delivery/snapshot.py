@@ -18,7 +18,8 @@ from meshca.mesh.forest import MeshSet
 from meshca.mesh.identity import Identities
 from meshca.mesh.model import ObjectKey
 from meshca.policy.admission import Policy
-from meshca.policy.entitlement import Registration
+from meshca.policy.entitlement import Registration, is_behind
+from meshca.spiffe.foreign import ForeignBundle
 from meshca.spiffe.id import SpiffeId, TrustDomain
 
 
@@ -44,8 +45,10 @@ class Snapshot:
     epochs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     endpoints: Mapping[ObjectKey, tuple[Endpoint, ...]] = field(default_factory=lambda: MappingProxyType({}))
     jwt: JwtTrust = field(default_factory=JwtTrust)
+    federated: Mapping[TrustDomain, ForeignBundle] = field(default_factory=lambda: MappingProxyType({}))
+    """Of other trust domains, each for itself; none without roots."""
     frozen: Freeze | None = None  # nothing is issued; what was issued is served on
 
     def registrations_of(self, parent: str) -> tuple[Registration, ...]:
-        """Return the registrations of an agent, or with "" those of this host."""
-        return tuple(entry for entry in self.registrations if entry.parent == parent)
+        """Return the registrations behind an agent, or with "" those of this host."""
+        return tuple(entry for entry in self.registrations if is_behind(entry, parent))

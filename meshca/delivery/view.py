@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from meshca.attest.process import Process
@@ -25,7 +25,7 @@ from meshca.delivery.callers import Caller, NotEntitledError
 from meshca.delivery.contexts import Wanted
 from meshca.delivery.difference import Difference
 from meshca.delivery.leaves import Holder
-from meshca.delivery.naming import WantedLeaf, all_names, resolve, same_meanings
+from meshca.delivery.naming import WantedLeaf, all_names, is_foreign, resolve, same_meanings
 from meshca.delivery.peers import Peer, actor_of
 from meshca.delivery.ports import Leaf
 from meshca.delivery.progress import Progress
@@ -237,11 +237,11 @@ class LiveView:
             return resource
         note = f"# meshca sends this again ({attempt})\n".encode()
         try:
-            wanted = resolve(resource.name, self._caller, self._desk.snapshot)
+            wanted = self._resolved(resource.name, "")
             if isinstance(wanted, WantedLeaf):
                 return self._leaf_resource(wanted.name, self._memory.leaves[wanted.name], note)
-            if isinstance(wanted, Wanted):
-                return self._desk.contexts.reworded(wanted, self._desk.snapshot.trust, note, resource.version)
+            now = self._desk.snapshot
+            return self._desk.contexts.reworded(wanted, now.trust, (note, resource.version), now.federated)
         except (MeshcaError, KeyError):
             return resource
         return resource
@@ -320,6 +320,8 @@ class LiveView:
         before, self._caller = self._caller, caller
         if (caller.selected, caller.node, caller.concerned) != (before.selected, before.node, before.concerned):
             self._changes.mark(None)
+        elif caller.federates_with != before.federates_with:
+            self._changes.mark((SDS,))
         return True
 
     def _require_served(self) -> None:
@@ -363,19 +365,27 @@ class LiveView:
 
     async def _secret(self, name: str, held: str) -> Resource:
         snapshot = self._desk.snapshot
-        wanted = resolve(name, self._caller, snapshot)
+        wanted = self._resolved(name, held)
         if isinstance(wanted, WantedLeaf):
             return await self._svid(wanted.name, wanted.spiffe_id, held)
-        context = self._held_back(wanted) if isinstance(wanted, Wanted) else None
-        if context is not None:
-            made = self._desk.contexts.get(context, snapshot.trust)
-        else:
-            made = self._desk.contexts.validator(name, snapshot.trust)
+        context = self._held_back(wanted)
+        made = self._desk.contexts.get(context, snapshot.trust, snapshot.federated)
         sent = self._memory.contexts.setdefault(name, _Sent(context, made.version, 0))
-        sent.wanted = context
-        if (sent.version, sent.generation) != (made.version, snapshot.trust.generation):
-            sent.version, sent.generation = made.version, snapshot.trust.generation
+        sent.wanted, sent.version, sent.generation = context, made.version, snapshot.trust.generation
         return made
+
+    def _resolved(self, name: str, held: str) -> Wanted | WantedLeaf:
+        """Say what to send; a foreign context that was given out and may be had no longer becomes nobody's.
+
+        An Envoy keeps the last value of a secret that is refused, and would go on believing.
+        """
+        try:
+            return resolve(name, self._caller, self._desk.snapshot)
+        except NotEntitledError:
+            given = bool(held) or name in self._memory.contexts
+            if given and is_foreign(name, self._desk.snapshot):
+                return Wanted(name, frozenset())
+            raise
 
     def _held_back(self, wanted: Wanted) -> Wanted:
         """Return what a context is to be: as it was while the cluster that uses it is being taken away."""
@@ -384,7 +394,8 @@ class LiveView:
             return wanted
         match parse_secret_name(wanted.name):
             case Servers(service) if service not in self._services():
-                return Wanted(wanted.name, (sent.wanted.admitted or frozenset()) - self._desk.snapshot.suspended)
+                admitted = (sent.wanted.admitted or frozenset()) - self._desk.snapshot.suspended
+                return replace(sent.wanted, admitted=admitted)
         return wanted
 
     def _services(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import structlog
 
 from meshca.delivery.ports import Leaf
 from meshca.delivery.workload_call import Workload, X509Material
-from meshca.delivery.workload_state import WorkloadState, ders
+from meshca.delivery.workload_state import X509Anchors, ders
 from meshca.delivery.workloads import Workloads
 from meshca.errors import InvalidInputError, MeshcaError
 from meshca.spiffe.id import SpiffeId, TrustDomain
@@ -94,7 +94,7 @@ async def _x509_bundles(workload: Workload, context: _Context) -> None:
     last: Any = None
     while True:
         await workload.require_identities()
-        message = _bundles_message(workload.state)
+        message = _bundles_message(workload.state.trust_domain, workload.anchors)
         if message != last:
             last = message
             await context.write(message)
@@ -154,9 +154,8 @@ def _svid_message(leaf: Leaf, bundle: bytes) -> Any:
     )
 
 
-def _bundles_message(state: WorkloadState) -> Any:
-    anchors = state.anchors
-    bundles = {**anchors.federated, state.trust_domain: anchors.bundle}
+def _bundles_message(trust_domain: TrustDomain, anchors: X509Anchors) -> Any:
+    bundles = {**anchors.federated, trust_domain: anchors.bundle}
     return pb.X509BundlesResponse(crl=anchors.crls, bundles=_by_id(bundles))
 
 

@@ -72,6 +72,7 @@ class Workload:
     default: SpiffeId = _NOBODY
     """The identity that it had last."""
     _entitled: frozenset[SpiffeId] | None = None
+    _federating: frozenset[tuple[SpiffeId, TrustDomain]] = frozenset()
     _moves: int = 0
     _ended: MeshcaError | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,6 +87,12 @@ class Workload:
     def state(self) -> WorkloadState:
         """Return what is in force."""
         return self._desk.state
+
+    @property
+    def federated(self) -> frozenset[TrustDomain]:
+        """Return whose bundles it may have beside ours, once its identities have been asked for."""
+        suspended = self.state.suspended
+        return frozenset(domain for spiffe_id, domain in self._federating if spiffe_id not in suspended)
 
     async def require_identities(self) -> tuple[SpiffeId, ...]:
         """Return what the caller may have now, the default first.
@@ -130,7 +137,7 @@ class Workload:
         kept = tuple(leaf for leaf in made if leaf.spiffe_id in allowed)
         if not kept:
             raise UnavailableError(f"there is no certificate now: {why_not}", remedy="call again in a moment")
-        return X509Material(kept, self.state.anchors)
+        return X509Material(kept, self.anchors)
 
     def delivered(self, material: X509Material) -> None:
         """Note that the caller has been given this."""
@@ -147,7 +154,7 @@ class Workload:
         self.follows_jwt = True
         (self.default, *_) = await self.require_identities()
         await self._desk.services.tokens.ready()
-        return self.state.jwt
+        return self.jwt
 
     def delivered_bundles(self, anchors: JwtAnchors) -> None:
         """Note that the caller has been given these."""
@@ -176,10 +183,20 @@ class Workload:
             MeshcaError: It is not to be believed, or the caller may not ask.
         """
         await self.require_identities()
-        found = jwtsvid.verify(text, audience, self.state.jwt.keys, self._desk.services.clock.now())
+        found = jwtsvid.verify(text, audience, self.jwt.keys, self._desk.services.clock.now())
         if found.spiffe_id in self.state.suspended:
             raise TokenError("its subject is suspended", field="token", value=str(found.spiffe_id))
         return found
+
+    @property
+    def anchors(self) -> X509Anchors:
+        """Return whom it is to trust: ours, and of the federated trust domains those that it may have."""
+        return self.state.anchors.only(self.federated)
+
+    @property
+    def jwt(self) -> JwtAnchors:
+        """Return whose tokens it is to believe."""
+        return self.state.jwt.only({self.state.trust_domain, *self.federated})
 
     async def _chosen(self, wanted: str) -> tuple[SpiffeId, ...]:
         identities = await self.require_identities()
@@ -213,14 +230,17 @@ class Workload:
     async def _identities(self) -> tuple[SpiffeId, ...]:
         while (entitled := self._entitled) is None:
             moves = self._moves
-            found = await asyncio.to_thread(self.state.identities, self.process)
+            found, federating = await asyncio.to_thread(self._look, self.state)
             if moves == self._moves:
-                self._entitled = found
+                self._entitled, self._federating = found, federating
         served = entitled - self.state.suspended
         if not served:
             reason = "the identity is suspended" if entitled else "no identity issued"
             raise NotEntitledError(reason, remedy="see meshca registrations and meshca resume")
         return tuple(sorted(served))
+
+    def _look(self, state: WorkloadState) -> tuple[frozenset[SpiffeId], frozenset[tuple[SpiffeId, TrustDomain]]]:
+        return state.identities(self.process), state.federating(self.process)
 
     def _made(self, found: Iterable[tuple[SpiffeId, Leaf | BaseException]]) -> tuple[list[Leaf], str]:
         """Return the leaves that there are, and why one is left out; raise what must not look like a withdrawal."""

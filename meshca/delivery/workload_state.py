@@ -7,8 +7,8 @@ nothing else; bundles of trust domains are side by side, never merged.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from types import MappingProxyType
 
@@ -17,12 +17,17 @@ from meshca.attest.selectors import selectors
 from meshca.authority.trust import Trust
 from meshca.delivery.callers import Read, entries_of
 from meshca.delivery.snapshot import Snapshot
+from meshca.policy.entitlement import Registration
 from meshca.spiffe import jwks
+from meshca.spiffe.foreign import ForeignBundle
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.spiffe.jwtsvid import Keys
 
 Identities = Callable[[Process], frozenset[SpiffeId]]
 """Returns the identities that a process is entitled to, suspended ones included."""
+
+Federating = Callable[[Process], frozenset[tuple[SpiffeId, TrustDomain]]]
+"""Returns whose bundles a process may have beside ours, and as which of its identities."""
 
 _NONE: Mapping[TrustDomain, bytes] = MappingProxyType({})
 _BEGIN, _END = b"-----BEGIN ", b"-----END "
@@ -37,6 +42,12 @@ class X509Anchors:
     crls: tuple[bytes, ...] = field(repr=False)
     federated: Mapping[TrustDomain, bytes] = field(default_factory=lambda: _NONE, repr=False)
 
+    def only(self, domains: Collection[TrustDomain]) -> X509Anchors:
+        """Return ours, and of the federated ones those of these trust domains alone."""
+        if not self.federated:
+            return self
+        return replace(self, federated={td: found for td, found in self.federated.items() if td in domains})
+
 
 @dataclass(frozen=True, slots=True)
 class JwtAnchors:
@@ -44,6 +55,10 @@ class JwtAnchors:
 
     generation: int = 0
     bundles: Mapping[TrustDomain, bytes] = field(default_factory=lambda: _NONE, repr=False)
+
+    def only(self, domains: Collection[TrustDomain]) -> JwtAnchors:
+        """Return those of these trust domains alone."""
+        return replace(self, bundles={domain: found for domain, found in self.bundles.items() if domain in domains})
 
     @property
     def keys(self) -> Mapping[TrustDomain, Keys]:
@@ -60,6 +75,7 @@ class WorkloadState:
     suspended: frozenset[SpiffeId]
     anchors: X509Anchors
     jwt: JwtAnchors = field(default_factory=JwtAnchors)
+    federating: Federating = field(default=lambda _: frozenset(), repr=False)
 
 
 def state_of(snapshot: Snapshot, read: Read = selectors) -> WorkloadState:
@@ -68,8 +84,15 @@ def state_of(snapshot: Snapshot, read: Read = selectors) -> WorkloadState:
         snapshot.trust_domain,
         partial(_identities, snapshot, read),
         snapshot.suspended,
-        anchors_of(snapshot.trust),
-        JwtAnchors(snapshot.jwt.generation, {snapshot.trust_domain: snapshot.jwt.bundle}),
+        replace(anchors_of(snapshot.trust), federated={td: der_of(found) for td, found in snapshot.federated.items()}),
+        JwtAnchors(
+            snapshot.jwt.generation,
+            {
+                **{td: found.jwt_keys for td, found in snapshot.federated.items()},
+                snapshot.trust_domain: snapshot.jwt.bundle,
+            },
+        ),
+        partial(_federating, snapshot, read),
     )
 
 
@@ -77,6 +100,16 @@ def anchors_of(trust: Trust) -> X509Anchors:
     """Return roots and CRLs of our own trust domain."""
     crls = tuple(sorted({crl.der for crl in trust.crls.values()}))
     return X509Anchors(trust.generation, b"".join(root.certificate for root in trust.roots), crls)
+
+
+def der_of(bundle: ForeignBundle) -> bytes:
+    """Return the roots of another trust domain, one after the other."""
+    return b"".join(bundle.roots)
+
+
+def federating(entries: Iterable[Registration]) -> frozenset[tuple[SpiffeId, TrustDomain]]:
+    """Return whose bundles registrations allow, and to which identities."""
+    return frozenset((entry.spiffe_id, domain) for entry in entries for domain in entry.federates_with)
 
 
 def ders(pem: bytes) -> tuple[bytes, ...]:
@@ -95,3 +128,9 @@ def _keys(bundle: bytes) -> Keys:
 
 def _identities(snapshot: Snapshot, read: Read, process: Process) -> frozenset[SpiffeId]:
     return frozenset(entry.spiffe_id for entry in entries_of(process, snapshot, read))
+
+
+def _federating(snapshot: Snapshot, read: Read, process: Process) -> frozenset[tuple[SpiffeId, TrustDomain]]:
+    if not any(entry.federates_with for entry in snapshot.registrations_of("")):
+        return frozenset()
+    return federating(entries_of(process, snapshot, read))

@@ -26,7 +26,7 @@ from meshca.envoy.snapshot import Snapshot
 from meshca.mesh.model import Caller
 from meshca.mesh.spec.listeners import AnyListener
 from meshca.mesh.spec.transport import Duration, Logging
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 
 
 class HttpEntry(NamedTuple):
@@ -47,12 +47,13 @@ class TcpEntry(NamedTuple):
     cluster: str
     logging: Logging | None
     idle: Duration | None
+    own: TrustDomain
 
     def filters(self, allowed: Sequence[SpiffeId] | None) -> list[Any]:
         """Return its filters; ``allowed`` None checks nobody."""
         proxy = tcp.proxy("ingress", [routes.Share(self.cluster, 1)], self.idle, self.logging)
         # In the chain itself, beside the suspended client's nobody context: in force with the rename.
-        return [proxy] if allowed is None else [rbac.network_filter(allowed, "ingress"), proxy]
+        return [proxy] if allowed is None else [rbac.network_filter(allowed, self.own, "ingress"), proxy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def chains(entrance: Entrance) -> list[bytes]:
 
 def rbac_override(entrance: Entrance) -> Any:
     """Return what the routes of a mutual HTTP listener say to its RBAC filter."""
-    return rbac.http_override(entrance.admitted - entrance.snapshot.suspended)
+    return rbac.http_override(entrance.admitted - entrance.snapshot.suspended, entrance.server.trust_domain)
 
 
 def _client_chains(entrance: Entrance) -> list[bytes]:

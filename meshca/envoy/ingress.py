@@ -75,7 +75,8 @@ def _entrance(node: VirtualNode, listener: Listener, snapshot: Snapshot, placeme
     entry: HttpEntry | TcpEntry = HttpEntry(names.ingress_routes(mapping.port), log, edge=False)
     if mapping.protocol == "tcp":
         timeout = listener.timeout.tcp if listener.timeout else None
-        entry = TcpEntry(_cluster(node, listener), log, timeout.idle if timeout else None)
+        own = snapshot.identities.of(node.key).trust_domain
+        entry = TcpEntry(_cluster(node, listener), log, timeout.idle if timeout else None, own)
     return Entrance(
         caller=node,
         listener=listener,

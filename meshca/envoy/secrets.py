@@ -86,18 +86,23 @@ def roots_context(name: str, anchors: Anchors, *, now: datetime) -> bytes:
     return _context(name, _usable_trust(name, anchors, now), b"")
 
 
-def all_context(name: str, bundles: Mapping[TrustDomain, bytes]) -> bytes:
+def validator_context(
+    name: str, bundles: Mapping[TrustDomain, bytes], uri_sans: Collection[str] | None = None
+) -> bytes:
     """Return the Secret with Envoy's SPIFFE validator over these trust domains; it knows no CRL.
 
+    With ``uri_sans`` it admits exactly these SPIFFE IDs, each by the roots of its own trust domain.
+
     Raises:
-        UnsafeSecretError: no trust domain, or a bundle that is not PEM.
+        UnsafeSecretError: no trust domain, a bundle that is not PEM, no SAN, or one of a trust domain without a bundle.
     """
+    sans = b"" if uri_sans is None else _sans_within(name, uri_sans, bundles)
     if not bundles:
         raise UnsafeSecretError("an empty validation context admits anybody", field=name)
     config = b"".join(_validator_domain(name, domain, bundles[domain]) for domain in sorted(bundles))
     typed = wire.message(1, _VALIDATOR_TYPE) + wire.message(2, config)
     extension = wire.message(1, _VALIDATOR_NAME) + wire.message(2, typed)
-    return _named(name) + wire.message(_SECRET_CONTEXT, wire.message(_CONTEXT_CUSTOM, extension))
+    return _named(name) + wire.message(_SECRET_CONTEXT, wire.message(_CONTEXT_CUSTOM, extension) + sans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +222,14 @@ def _blocks(field: str, pem: bytes, label: bytes) -> list[bytes]:
     if not blocks or len(blocks) != len(starts) - 1 or pem.count(b"-----BEGIN ") != len(blocks):
         raise UnsafeSecretError(f"is not PEM with only {label.decode()} blocks", field=field)
     return blocks
+
+
+def _sans_within(name: str, uri_sans: Collection[str], bundles: Mapping[TrustDomain, bytes]) -> bytes:
+    if isinstance(uri_sans, str) or not uri_sans:
+        raise UnsafeSecretError("an empty SAN list admits any peer", field=name, remedy="send /meshca/nobody instead")
+    if any(SpiffeId.parse(san).trust_domain not in bundles for san in uri_sans):
+        raise UnsafeSecretError("a SAN of a trust domain without a bundle", field=name)
+    return _sans(uri_sans)
 
 
 def _sans(uri_sans: Collection[str]) -> bytes:

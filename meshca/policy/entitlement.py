@@ -5,15 +5,17 @@ Rules kept here (design §2):
 - E2 A `node.id` selects among the identities that the attested caller is entitled to. It never grants one.
 - E3 A caller entitled to several that selects none is refused with the list; never 'the first'.
 - E4 A `node.id` of App Mesh's form that names another's identity, or nobody's, is refused, whatever else holds.
+- E5 A registration with a parent is behind that agent, or behind every agent of that cluster or AWS role.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshca.policy.selector import GID, UID, Selector, SelectorError, parse_selector
-from meshca.spiffe.id import SpiffeId
+from meshca.spiffe.id import SpiffeId, TrustDomain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,12 +29,16 @@ __all__ = [
     "Selector",
     "SelectorError",
     "entitled",
+    "is_behind",
+    "is_group",
+    "is_proven_by_platform",
     "parse_selector",
     "select",
     "undecided",
 ]
 
 _IMMEDIATE = frozenset({UID, GID})
+_GROUP = re.compile(r"k8s\.[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?|aws\.[0-9]{12}\.[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class Registration:
     spiffe_id: SpiffeId
     selectors: frozenset[Selector]
     parent: str = ""
+    federates_with: frozenset[TrustDomain] = frozenset()
+    """Whose bundles it may have beside ours; none by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,26 @@ class Refused:
 
     reason: str
     entitled: tuple[SpiffeId, ...] = ()
+
+
+def is_behind(registration: Registration, agent_id: str) -> bool:
+    """Whether a registration is behind this agent: it names the agent, or the cluster or role that the agent is of."""
+    parent = registration.parent
+    return parent == agent_id or (is_group(parent) and agent_id.startswith(f"{parent}."))
+
+
+def is_group(name: str) -> bool:
+    """Whether this names all agents of a Kubernetes cluster (``k8s.CLUSTER``) or of an AWS role (``aws.ACCOUNT.ROLE``).
+
+    Such agents prove a node or a task that nobody knows beforehand. Neither word holds a dot, so that no two groups
+    share an agent.
+    """
+    return _GROUP.fullmatch(name) is not None
+
+
+def is_proven_by_platform(agent_id: str) -> bool:
+    """Whether an agent's id is one that only Kubernetes or AWS can vouch for."""
+    return agent_id.startswith(("k8s.", "aws."))
 
 
 def entitled(selectors: frozenset[Selector], registrations: Iterable[Registration]) -> tuple[Registration, ...]:

@@ -26,6 +26,7 @@ from meshca.server.limits import read_limits, written
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "lifetimes": ("root", "issuing", "leaf"),
     "listen": ("grpc", "http"),
+    "federation": ("listen", "certificate", "key"),
     "store": ("url", "retention"),
     "keys": ("root", "issuing", "type"),
     "authority": ("upstream", "ack_deadline", "jwt_issuer"),
@@ -71,6 +72,8 @@ class Config:
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     grpc: Address = DEFAULT_GRPC
     http: Address = DEFAULT_HTTP
+    federation: Address | None = None  # of the bundle endpoint; None: there is none
+    federation_files: tuple[Path, Path] | None = None  # certificate and key of web PKI; None: https_spiffe
     store_url: str = field(default="", repr=False)  # may hold a password; empty: SQLite in the home
     retention: timedelta = DEFAULT_RETENTION  # how long an expired certificate stays in the ledger
     root_key: str = DEFAULT_ROOT_KEY
@@ -149,6 +152,8 @@ def parse_config(text: str, name: str) -> Config:
         lifetimes=reader.lifetimes(),
         grpc=reader.address("listen", "grpc", DEFAULT_GRPC),
         http=reader.address("listen", "http", DEFAULT_HTTP),
+        federation=reader.federation(),
+        federation_files=reader.federation_files(),
         store_url=reader.text("store", "url"),
         retention=reader.retention(),
         root_key=reader.key_place("root", DEFAULT_ROOT_KEY),
@@ -168,6 +173,7 @@ def write_config(config: Config) -> str:
     lives = config.lifetimes.as_text()
     lines = ["[lifetimes]", *(f"{name} = {_quoted(life)}" for name, life in lives.items())]
     lines += ["", "[listen]", f"grpc = {_quoted(str(config.grpc))}", f"http = {_quoted(str(config.http))}"]
+    lines += _federation_lines(config)
     store = [f"url = {_quoted(config.store_url)}"] if config.store_url else []
     if config.retention != DEFAULT_RETENTION:
         store.append(f"retention = {_quoted(format_duration(config.retention))}")
@@ -185,6 +191,14 @@ def write_config(config: Config) -> str:
     for name, limits in config.profiles.items():
         lines += ["", f"[{_PROFILES}.{name}]", *written(limits)]
     return "\n".join(lines) + "\n"
+
+
+def _federation_lines(config: Config) -> list[str]:
+    lines = [f"listen = {_quoted(str(config.federation))}"] if config.federation else []
+    if config.federation_files:
+        names = zip(("certificate", "key"), config.federation_files, strict=True)
+        lines += [f"{name} = {_quoted(str(path))}" for name, path in names]
+    return ["", "[federation]", *lines] if lines else []
 
 
 class _Reader:
@@ -256,6 +270,15 @@ class _Reader:
 
     def address(self, section: str, key: str, default: Address) -> Address:
         return self._read(section, key, lambda text: parse_address(text, what=key)) or default
+
+    def federation(self) -> Address | None:
+        return self._read("federation", "listen", lambda text: parse_address(text, what="listen"))
+
+    def federation_files(self) -> tuple[Path, Path] | None:
+        certificate, key = self.text("federation", "certificate"), self.text("federation", "key")
+        if bool(certificate) != bool(key):
+            raise self._error("federation", "certificate", "certificate and key stand together")
+        return (Path(certificate), Path(key)) if certificate else None
 
     def duration(self, section: str, key: str) -> timedelta | None:
         return self._read(section, key, lambda text: parse_duration(text, field=key))

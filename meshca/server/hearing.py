@@ -45,6 +45,7 @@ class Ears:
         self.house.authority.jwt_keys.refresh()
         self.state.read_registrations()
         self.state.read_endpoints()
+        self.state.read_federations()
         self.state.read_mesh()
 
     def hear(self, told: Sequence[Change]) -> None:
@@ -71,6 +72,8 @@ class Ears:
             self.state.read_registrations()
         if changes.ENDPOINTS in topics:
             self.state.read_endpoints()
+        if changes.FEDERATIONS in topics:
+            self.state.read_federations()
         if changes.MESH in topics:
             self.state.read_mesh()
 

@@ -33,6 +33,7 @@ from meshca.store.audit import AuditLog, CheckpointPolicy
 from meshca.store.endpoints import Endpoints
 from meshca.store.engine import Store, open_store
 from meshca.store.epochs import Epochs
+from meshca.store.federation import Federations
 from meshca.store.jwt import JwtHolders
 from meshca.store.ledger import SqlLedger
 from meshca.store.meshes import Meshes
@@ -67,6 +68,7 @@ class House:
     registrations: Registrations = field(repr=False)
     epochs: Epochs = field(repr=False)
     endpoints: Endpoints = field(repr=False)
+    federations: Federations = field(repr=False)
     acknowledgements: Acknowledgements = field(repr=False)
     jwt_holders: JwtHolders = field(repr=False)
     audit: AuditLog = field(repr=False)
@@ -126,6 +128,7 @@ def open_house(home: Home, config: Config, passphrase: Secret) -> House:
             registrations=Registrations(store),
             epochs=Epochs(store),
             endpoints=Endpoints(store),
+            federations=Federations(store),
             acknowledgements=acknowledgements,
             jwt_holders=jwt_holders,
             audit=audit,

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from meshca.delivery.snapshot import Snapshot
+from meshca.policy.entitlement import is_behind
 from meshca.spiffe.id import SpiffeId
 
 
@@ -34,5 +35,6 @@ class AgentHub:
     def rotate(self, spiffe_id: SpiffeId, snapshot: Snapshot) -> int:
         """Ask the agents that are parents of an identity for new leaves; return how many are connected."""
         self.rotations[spiffe_id] += 1
-        parents = {entry.parent for entry in snapshot.registrations if entry.spiffe_id == spiffe_id}
-        return sum(self.watching[parent] > 0 for parent in parents - {""})
+        entries = [entry for entry in snapshot.registrations if entry.spiffe_id == spiffe_id and entry.parent]
+        connected = [agent for agent, streams in self.watching.items() if streams > 0]
+        return sum(any(is_behind(entry, agent) for entry in entries) for agent in connected)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,24 +24,36 @@ from meshca.delivery.ports import Journal, Leaf
 from meshca.server.house import House
 from meshca.server.issuance import Issuance, Order
 from meshca.spiffe import reserved
+from meshca.spiffe.id import SpiffeId
 
 _log = structlog.get_logger(__name__)
 
 _USUAL, _LATEST = 1 / 2, 5 / 6
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where a certificate is shown, whose it is, and how a handshake is answered with chain, key and roots in PEM."""
+
+    where: str
+    spiffe_id: SpiffeId
+    answer: Callable[[bytes, bytes, bytes], ssl.SSLContext]
+
+
 class OwnSvid:
     """Makes and renews it. Lives on the event loop."""
 
-    def __init__(self, house: House, issuance: Issuance, journal: Journal) -> None:
+    def __init__(self, house: House, issuance: Issuance, journal: Journal, shown: Shown | None = None) -> None:
         replica = house.store.writer
+        shown = shown or Shown("server", reserved.server(house.authority.realm.trust_domain, replica), server_context)
         self._authority = house.authority
         self._acknowledgements = house.acknowledgements
         self._clock = house.clock
         self._issuance = issuance
         self._journal = journal
-        self._holder = f"server:{replica}"
-        self.spiffe_id = reserved.server(house.authority.realm.trust_domain, replica)
+        self._holder = f"{shown.where}:{replica}"
+        self._answer = shown.answer
+        self.spiffe_id = shown.spiffe_id
         self._leaf: Leaf | None = None
         self._made: tuple[Leaf, int, ssl.SSLContext] | None = None
         self._one = asyncio.Lock()
@@ -54,7 +67,7 @@ class OwnSvid:
         async with self._one:
             leaf, trust = await self._current(), self._authority.trust
             if self._made is None or self._made[:2] != (leaf, trust.generation):
-                context = server_context(leaf.chain_pem, leaf.key_pem, trust.bundle_pem)
+                context = self._answer(leaf.chain_pem, leaf.key_pem, trust.bundle_pem)
                 self._made = (leaf, trust.generation, context)
                 self._acknowledge(leaf, trust)
             return self._made[2]

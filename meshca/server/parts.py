@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshca.delivery.desk import Desk
+from meshca.server.bundle_endpoint import BundleEndpoint
+from meshca.server.federator import Federator
 from meshca.server.house import House
 from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
@@ -27,6 +29,7 @@ class Condition:
     state: str = "starting"  # starting | ready | draining
     http: str = ""
     grpc: str = ""
+    federation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Parts:
     tcp: TcpSide
     agents: AgentHub
     leading: Leadership
+    federator: Federator
+    endpoint: BundleEndpoint | None
     warnings: Callable[[], tuple[str, ...]]
 
     def rotate_leaf(self, spiffe_id: SpiffeId) -> int:

@@ -17,20 +17,25 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from meshca.attest.gate import Gate, Room
+from meshca.attest.pods import Pods
 from meshca.attest.process import Process
+from meshca.attest.selectors import Reader
 from meshca.client.target import unix_target
+from meshca.delivery.callers import Read
 from meshca.delivery.desk import Desk, Services
 from meshca.errors import MeshcaError, RefusedError, UnavailableError
 from meshca.hardening import no_core_dumps
 from meshca.server.config import Config
 from meshca.server.door import LocalDoor
+from meshca.server.federating import bundle_endpoint, shown_to_federated
+from meshca.server.federator import Federator
 from meshca.server.hearing import Ears, Hearing
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
 from meshca.server.house import House, Secret, open_house
@@ -40,6 +45,7 @@ from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
 from meshca.server.leading import Leadership
 from meshca.server.metrics import Metrics
+from meshca.server.own import OwnSvid
 from meshca.server.parts import Condition, Parts
 from meshca.server.proving import methods
 from meshca.server.publication import Publication
@@ -61,7 +67,13 @@ _GRACE = 5.0
 _ENOUGH_DESCRIPTORS = 1 << 20
 
 
-def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None] = lambda _: None) -> None:
+def serve(
+    home: Home,
+    config: Config,
+    passphrase: Secret,
+    ready: Callable[[Parts], None] = lambda _: None,
+    pods: Pods | None = None,
+) -> None:
     """Run a server until SIGTERM or SIGINT; ``ready`` is called once it answers.
 
     Raises:
@@ -73,23 +85,23 @@ def serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts
     lock = home.lock()
     try:
         home.secure()
-        asyncio.run(_serve(home, config, passphrase, ready))
+        asyncio.run(_serve(running(home, config, passphrase, pods), ready))
     finally:
         lock.release()
 
 
-async def _serve(home: Home, config: Config, passphrase: Secret, ready: Callable[[Parts], None]) -> None:
+async def _serve(server: AbstractAsyncContextManager[Parts], ready: Callable[[Parts], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(home, config, passphrase) as parts:
+    async with server as parts:
         ready(parts)
         await stop.wait()
 
 
 @asynccontextmanager
-async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterator[Parts]:
+async def running(home: Home, config: Config, passphrase: Secret, pods: Pods | None = None) -> AsyncIterator[Parts]:
     """Run a server for the length of an ``async with``; whoever calls holds the home's lock."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="meshca"))
@@ -97,12 +109,15 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         house = await asyncio.to_thread(open_house, home, config, passphrase)
         closing.callback(house.close)
         bound, tcp = listen(config.http), listen(config.grpc, "grpc")
+        federation = listen(config.federation, "federation") if config.federation is not None else None
+        if federation is not None:
+            closing.callback(federation.close)
         closing.callback(bound.close)
         closing.callback(tcp.close)
         await asyncio.to_thread(house.clock_watch.tick)
         await asyncio.to_thread(house.authority.start)
         heard = await asyncio.to_thread(ChangeLog(house.store).newest)
-        parts, gates = await _assemble(house, tcp, closing)
+        parts, gates = await _assemble(house, tcp, closing, Reader(pods=pods).selectors)
         web = HttpServer(parts, bound)
         web.start()
         closing.push_async_callback(web.stop)
@@ -114,6 +129,9 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         for gate in gates:
             await gate.start()
         parts.tcp.start()
+        if parts.endpoint is not None and federation is not None:
+            parts.endpoint.start(federation)
+            parts.condition.federation = str(parts.endpoint.address)
         parts.condition.grpc = str(parts.tcp.address)
         parts.condition.state = "ready"
         condition = parts.condition
@@ -125,7 +143,9 @@ async def running(home: Home, config: Config, passphrase: Secret) -> AsyncIterat
         _log.info("draining")
 
 
-async def _assemble(house: House, listener: socket.socket, closing: AsyncExitStack) -> tuple[Parts, tuple[Gate, Gate]]:
+async def _assemble(
+    house: House, listener: socket.socket, closing: AsyncExitStack, read: Read
+) -> tuple[Parts, tuple[Gate, Gate]]:
     """Put the parts together; the gates are made, but not yet open."""
     home, metrics = house.home, Metrics()
     journal = StoreJournal(house.store, house.clock, metrics)
@@ -140,15 +160,20 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
     snapshot = await asyncio.to_thread(first_snapshot, house)
     tokens = TokenIssuance(house.authority, metrics)
     closing.callback(tokens.close)
-    services = Services(issuance, mesh_gate, journal, house.clock, chance, tokens=tokens, followed=journal.jwt_in_force)
+    services = Services(issuance, mesh_gate, journal, house.clock, chance, read, tokens, journal.jwt_in_force)
     desk = Desk(services, snapshot)
     await asyncio.to_thread(remember_rejections, house, desk)
     state = State(house, desk, metrics)
     tcp = tcp_side(house, issuance, journal, listener)
     state.watch_revoked(tcp.revoked)
+    endpoint = bundle_endpoint(house, state, OwnSvid(house, issuance, journal, shown_to_federated(house)))
+    if endpoint is not None:
+        state.watch_revoked(endpoint.revoked)
+        closing.push_async_callback(endpoint.close)
     rotations = Rotations(house.authority, journal)
     closing.push_async_callback(rotations.close)
     streams = StreamTable(house.clock.now)
+    federator = Federator(house, state.federated, chance)
     parts = Parts(
         house=house,
         state=state,
@@ -163,7 +188,9 @@ async def _assemble(house: House, listener: socket.socket, closing: AsyncExitSta
         tcp=tcp,
         agents=AgentHub(),
         leading=Leadership(house.store, house.clock, lambda: not house.keys.absent),
-        warnings=lambda: warnings_of(house, state.snapshot, streams.rows()),
+        federator=federator,
+        endpoint=endpoint,
+        warnings=lambda: warnings_of(house, state.snapshot, streams.rows(), federator.known),
     )
     offered = methods(house.config.attestors, house.authority.realm.trust_domain, house.clock)
     mesh, admin, remote = mesh_server(parts), admin_server(parts, LocalDoor(admin_gate)), tcp_server(parts, offered)

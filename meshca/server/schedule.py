@@ -26,6 +26,7 @@ _GATHERED = 1.0
 _KEYS = 5.0
 _TCP = 5.0  # how long a caller stays whom another replica has revoked
 _UPSTREAM = 5.0
+_FEDERATION = 5.0
 _SHORTEST_TICK, _LONGEST_TICK = 0.25, 60.0
 _TICKS_PER_LIFE = 12
 _RETENTION = 60.0
@@ -57,6 +58,9 @@ class Schedule:
         self._add("rotation", every, self._rotation)
         self._add("clock", every, self._clock)
         self._add("state", every, parts.state.refresh)
+        self._add("federation", _FEDERATION, parts.federator.tick)
+        if parts.endpoint is not None:
+            self._add("bundle endpoint", min(every, _TCP), parts.endpoint.tick)
         self._add("tcp", min(every, _TCP), parts.tcp.tick)
         self._add("audit checkpoint", every, self._checkpoint)
         self._add("retention", _RETENTION, self._retention)

@@ -21,6 +21,7 @@ from meshca.server.services.calls import servicer
 from meshca.server.services.certificates import CertificateService
 from meshca.server.services.endpoints import EndpointService
 from meshca.server.services.envoys import EnvoyService
+from meshca.server.services.federations import FederationService
 from meshca.server.services.holdings import AgentSource, HoldingsService
 from meshca.server.services.meshes import MeshService
 from meshca.server.services.registrations import RegistrationService
@@ -76,6 +77,7 @@ def _add_admin(server: Any, parts: Parts, door: Door) -> None:
         AgentsService(parts, Agents(parts.house.store)),
         audits,
         trust,
+        FederationService(parts),
     )
     unary = {name: method for service in services for name, method in service.calls().items()}
     streams = {**meshes.streams(), **trust.streams(), **audits.streams(), **backups.streams()}

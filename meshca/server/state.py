@@ -28,6 +28,7 @@ from meshca.delivery.desk import Desk
 from meshca.delivery.effects import Connected, Effect, Prepared, effects, prepared
 from meshca.delivery.snapshot import MeshState, Snapshot
 from meshca.errors import MeshcaError
+from meshca.server.federations import bundles_of
 from meshca.server.house import House
 from meshca.server.meshes import Proposal, change_of, load, with_endpoints, would_be
 from meshca.server.metrics import Metrics
@@ -51,6 +52,7 @@ def first_snapshot(house: House) -> Snapshot:
         suspended=house.authority.suspended(),
         epochs=MappingProxyType(house.epochs.load()),
         endpoints=MappingProxyType({**house.endpoints.load()}),
+        federated=bundles_of(house.federations.list()),
         jwt=house.authority.jwt_keys.trust,
         frozen=house.authority.freezing.frozen(),
     )
@@ -160,11 +162,16 @@ class State:
         """Read the registrations again."""
         await asyncio.to_thread(self.read_registrations)
 
+    async def federated(self) -> None:
+        """Read the bundles of federated trust domains again."""
+        await asyncio.to_thread(self.read_federations)
+
     async def refresh(self) -> None:
         """Read again what another process, or a store that did not answer, may have kept from us."""
         await asyncio.to_thread(self.read_registrations)
         await asyncio.to_thread(self.read_suspensions)
         await asyncio.to_thread(self.read_endpoints)
+        await asyncio.to_thread(self.read_federations)
         await asyncio.to_thread(self.read_mesh)
 
     def _store(
@@ -191,6 +198,12 @@ class State:
         with self._in_order:
             found = self._house.endpoints.load()
             self._post(lambda: self._put_if_new(with_endpoints(self.snapshot, found)))
+
+    def read_federations(self) -> None:
+        """Put in force what bundles there are, and the drain epochs that were raised with them."""
+        with self._in_order:
+            found, epochs = bundles_of(self._house.federations.list()), self._house.epochs.load()
+            self._post(lambda: self._put_if_new(replace(self.snapshot, federated=found, epochs=self._merged(epochs))))
 
     def read_registrations(self) -> None:
         """Put in force what registrations there are."""

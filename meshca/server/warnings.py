@@ -10,6 +10,7 @@ from meshca.authority.freezing import described
 from meshca.delivery.snapshot import Snapshot
 from meshca.policy.entitlement import Registration
 from meshca.server.house import House
+from meshca.store.federation import Federation
 from meshca.xds.registry import StreamRow
 
 OFFLINE_NEXT = (
@@ -22,9 +23,11 @@ _SHOWN_NACKS = 20
 _LONGEST_NACK = 300
 
 
-def warnings_of(house: House, snapshot: Snapshot, streams: Sequence[StreamRow] = ()) -> tuple[str, ...]:
+def warnings_of(
+    house: House, snapshot: Snapshot, streams: Sequence[StreamRow] = (), federations: Sequence[Federation] = ()
+) -> tuple[str, ...]:
     """Return the present warnings."""
-    return (*_warnings(house, snapshot), *_rejections(streams))
+    return (*_warnings(house, snapshot), *_federations(federations), *_rejections(streams))
 
 
 def _rejections(streams: Sequence[StreamRow]) -> Iterator[str]:
@@ -85,6 +88,13 @@ def _upstream(house: House, snapshot: Snapshot) -> Iterator[str]:
                 f"half of the life of the root {root.id} is over (it ends {end}), and it was brought, so that no "
                 "schedule replaces it: `meshca rotate root` makes a successor here"
             )
+
+
+def _federations(federations: Sequence[Federation]) -> Iterator[str]:
+    for one in federations:
+        if one.failure:
+            fetched = one.fetched_at.isoformat(timespec="seconds") if one.fetched_at else "never"
+            yield f"no new bundle of {one.endpoint.trust_domain} (the last: {fetched}): {one.failure}"
 
 
 def _restored(house: House, snapshot: Snapshot) -> Iterator[str]:

@@ -23,6 +23,11 @@ def server(trust_domain: TrustDomain, replica: str) -> SpiffeId:
     return SpiffeId(trust_domain, f"{_ROOM}/server/{_one_segment(replica)}")
 
 
+def federation(trust_domain: TrustDomain) -> SpiffeId:
+    """Return the ID that every replica shows at its bundle endpoint (SPIFFE Federation §5.2.2)."""
+    return server(trust_domain, "federation")
+
+
 def agent(trust_domain: TrustDomain, agent_id: str) -> SpiffeId:
     """Return the ID of a node agent."""
     return SpiffeId(trust_domain, f"{_ROOM}/agent/{_one_segment(agent_id)}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHANNEL = "meshca_changes"
 MESH, TRUST, JWT = "mesh", "trust", "jwt"
-REGISTRATIONS, ENDPOINTS = "registrations", "endpoints"
+REGISTRATIONS, ENDPOINTS, FEDERATIONS = "registrations", "endpoints", "federations"
 SUSPENSIONS, EPOCHS, FREEZE = "suspensions", "epochs", "freeze"
 REVOKED, ROTATE = "revoked", "rotate"
 _KEPT = 10_000

@@ -16,6 +16,7 @@ from sqlalchemy import Row, delete, select
 from meshca.authority.audit import AuditEntry
 from meshca.errors import ConflictError, NotFoundError
 from meshca.policy.entitlement import Registration, Selector
+from meshca.spiffe.id import TrustDomain
 from meshca.store.certificates import parsed
 from meshca.store.changes import REGISTRATIONS as TOPIC
 from meshca.store.conditional import insert_missing
@@ -48,6 +49,7 @@ class Registrations:
             "selectors": _selectors_text(registration.selectors),
             "parent": registration.parent,
             "created_at": micros(at),
+            "federates_with": json.dumps(sorted(map(str, registration.federates_with))),
         }
 
         def add(transaction: Transaction) -> None:
@@ -92,4 +94,5 @@ def _registration(row: Row[Any]) -> Registration:
         spiffe_id=parsed(row.spiffe_id),
         selectors=frozenset(Selector(type=kind, value=value) for kind, value in json.loads(row.selectors)),
         parent=row.parent,
+        federates_with=frozenset(map(TrustDomain, json.loads(row.federates_with))),
     )

@@ -289,7 +289,25 @@ REGISTRATIONS = Table(
     _text("selectors"),
     _text("parent"),
     _number("created_at"),
+    Column("federates_with", Text, nullable=False, server_default="[]"),
     UniqueConstraint("spiffe_id", "selectors", "parent"),
+)
+
+# Federated trust domains: where their bundles come from, and the newest, as it was fetched.
+FEDERATIONS = Table(
+    "federations",
+    METADATA,
+    Column("trust_domain", Text, primary_key=True),
+    _text("url"),
+    _text("profile"),
+    _text("endpoint_id"),
+    _bytes("bundle"),
+    _optional_number("sequence"),
+    _number("due_at"),
+    _optional_number("fetched_at"),
+    _text("failure"),
+    _number("added_at"),
+    CheckConstraint("profile IN ('https_spiffe', 'https_web')", name="profile"),
 )
 
 AUDIT = Table(

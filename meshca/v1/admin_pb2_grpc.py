@@ -204,6 +204,26 @@ class AdminStub:
                 request_serializer=meshca_dot_v1_dot_admin__pb2.RenewAdminRequest.SerializeToString,
                 response_deserializer=meshca_dot_v1_dot_admin__pb2.AddAdminReply.FromString,
                 _registered_method=True)
+        self.Federate = channel.unary_unary(
+                '/meshca.v1.Admin/Federate',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.FederateRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.Federation.FromString,
+                _registered_method=True)
+        self.Unfederate = channel.unary_unary(
+                '/meshca.v1.Admin/Unfederate',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.UnfederateRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.UnfederateReply.FromString,
+                _registered_method=True)
+        self.RefreshFederation = channel.unary_unary(
+                '/meshca.v1.Admin/RefreshFederation',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.RefreshFederationRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.Federation.FromString,
+                _registered_method=True)
+        self.ListFederations = channel.unary_unary(
+                '/meshca.v1.Admin/ListFederations',
+                request_serializer=meshca_dot_v1_dot_admin__pb2.ListFederationsRequest.SerializeToString,
+                response_deserializer=meshca_dot_v1_dot_admin__pb2.ListFederationsReply.FromString,
+                _registered_method=True)
         self.CreateToken = channel.unary_unary(
                 '/meshca.v1.Admin/CreateToken',
                 request_serializer=meshca_dot_v1_dot_admin__pb2.CreateTokenRequest.SerializeToString,
@@ -465,6 +485,33 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Federate(self, request, context):
+        """Federation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unfederate(self, request, context):
+        """Its bundle is believed no longer, and connections that rest on it end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RefreshFederation(self, request, context):
+        """Fetches a bundle now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFederations(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateToken(self, request, context):
         """Agents.
         """
@@ -684,6 +731,26 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RenewAdmin,
                     request_deserializer=meshca_dot_v1_dot_admin__pb2.RenewAdminRequest.FromString,
                     response_serializer=meshca_dot_v1_dot_admin__pb2.AddAdminReply.SerializeToString,
+            ),
+            'Federate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Federate,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.FederateRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.Federation.SerializeToString,
+            ),
+            'Unfederate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unfederate,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.UnfederateRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.UnfederateReply.SerializeToString,
+            ),
+            'RefreshFederation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RefreshFederation,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.RefreshFederationRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.Federation.SerializeToString,
+            ),
+            'ListFederations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFederations,
+                    request_deserializer=meshca_dot_v1_dot_admin__pb2.ListFederationsRequest.FromString,
+                    response_serializer=meshca_dot_v1_dot_admin__pb2.ListFederationsReply.SerializeToString,
             ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
@@ -1639,6 +1706,114 @@ class Admin:
             '/meshca.v1.Admin/RenewAdmin',
             meshca_dot_v1_dot_admin__pb2.RenewAdminRequest.SerializeToString,
             meshca_dot_v1_dot_admin__pb2.AddAdminReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Federate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/Federate',
+            meshca_dot_v1_dot_admin__pb2.FederateRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.Federation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unfederate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/Unfederate',
+            meshca_dot_v1_dot_admin__pb2.UnfederateRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.UnfederateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RefreshFederation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/RefreshFederation',
+            meshca_dot_v1_dot_admin__pb2.RefreshFederationRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.Federation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFederations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meshca.v1.Admin/ListFederations',
+            meshca_dot_v1_dot_admin__pb2.ListFederationsRequest.SerializeToString,
+            meshca_dot_v1_dot_admin__pb2.ListFederationsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15meshca/v1/agent.proto\x12\tmeshca.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ShowTrustRequest\"5\n\x0eShowTrustReply\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\r\n\x05roots\x18\x02 \x03(\x0c\"=\n\rAttestRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"\xb3\x01\n\x10\x41gentCertificate\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63hain\x18\x05 \x01(\x0c\x12\x0e\n\x06\x62undle\x18\x06 \x01(\x0c\"\x0e\n\x0cWatchRequest\"L\n\x07Holding\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x11\n\tselectors\x18\x03 \x03(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\"N\n\nAgentTrust\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63rl\x18\x03 \x01(\x0c\x12\x0f\n\x07tainted\x18\x04 \x03(\t\"\xc8\x02\n\x08Holdings\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12$\n\x08holdings\x18\x02 \x03(\x0b\x32\x12.meshca.v1.Holding\x12\x11\n\tsuspended\x18\x03 \x03(\t\x12\x0f\n\x07revoked\x18\x04 \x03(\t\x12$\n\x05trust\x18\x05 \x01(\x0b\x32\x15.meshca.v1.AgentTrust\x12\x0e\n\x06\x66rozen\x18\x06 \x01(\x08\x12\x35\n\trotations\x18\x07 \x03(\x0b\x32\".meshca.v1.Holdings.RotationsEntry\x12\x16\n\x0ejwt_generation\x18\t \x01(\x03\x12\x12\n\njwt_bundle\x18\n \x01(\x0c\x12\x11\n\tkey_types\x18\x08 \x03(\t\x1a\x30\n\x0eRotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\";\n\x0bSignRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.meshca.v1.WorkloadRequest\"A\n\x0fWorkloadRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x0e\n\x06holder\x18\x03 \x01(\t\"\xd2\x01\n\x13WorkloadCertificate\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12.\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsigned_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63hain\x18\x05 \x01(\x0c\x12\x0e\n\x06issuer\x18\x06 \x01(\t\"0\n\x0fWorkloadFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"|\n\nSignResult\x12\x35\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1e.meshca.v1.WorkloadCertificateH\x00\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1a.meshca.v1.WorkloadFailureH\x00\x42\x08\n\x06result\"3\n\tSignReply\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.meshca.v1.SignResult\"3\n\x0cTokenRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"\x1b\n\nTokenReply\x12\r\n\x05token\x18\x01 \x01(\t\"\x9f\x01\n\x0f\x41\x63knowledgement\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x16\n\x0ejwt_generation\x18\x05 \x01(\x03\x12-\n\tjwt_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x12\x41\x63knowledgeRequest\x12\x34\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32\x1a.meshca.v1.Acknowledgement\"\x12\n\x10\x41\x63knowledgeReply\"I\n\x07Refusal\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"5\n\rReportRequest\x12$\n\x08refusals\x18\x01 \x03(\x0b\x32\x12.meshca.v1.Refusal\"\r\n\x0bReportReply2\xfb\x03\n\x05\x41gent\x12\x43\n\tShowTrust\x12\x1b.meshca.v1.ShowTrustRequest\x1a\x19.meshca.v1.ShowTrustReply\x12?\n\x06\x41ttest\x12\x18.meshca.v1.AttestRequest\x1a\x1b.meshca.v1.AgentCertificate\x12=\n\x05Renew\x12\x17.meshca.v1.RenewRequest\x1a\x1b.meshca.v1.AgentCertificate\x12\x37\n\x05Watch\x12\x17.meshca.v1.WatchRequest\x1a\x13.meshca.v1.Holdings0\x01\x12\x34\n\x04Sign\x12\x16.meshca.v1.SignRequest\x1a\x14.meshca.v1.SignReply\x12\x37\n\x05Token\x12\x17.meshca.v1.TokenRequest\x1a\x15.meshca.v1.TokenReply\x12I\n\x0b\x41\x63knowledge\x12\x1d.meshca.v1.AcknowledgeRequest\x1a\x1b.meshca.v1.AcknowledgeReply\x12:\n\x06Report\x12\x18.meshca.v1.ReportRequest\x1a\x16.meshca.v1.ReportReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15meshca/v1/agent.proto\x12\tmeshca.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10ShowTrustRequest\"5\n\x0eShowTrustReply\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\r\n\x05roots\x18\x02 \x03(\x0c\"=\n\rAttestRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"\x1b\n\x0cRenewRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\"\xb3\x01\n\x10\x41gentCertificate\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06serial\x18\x02 \x01(\t\x12.\n\nnot_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63hain\x18\x05 \x01(\x0c\x12\x0e\n\x06\x62undle\x18\x06 \x01(\x0c\"\x0e\n\x0cWatchRequest\"d\n\x07Holding\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x11\n\tselectors\x18\x03 \x03(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x16\n\x0e\x66\x65\x64\x65rates_with\x18\x05 \x03(\t\"H\n\x0f\x46\x65\x64\x65ratedBundle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\r\n\x05roots\x18\x02 \x01(\x0c\x12\x10\n\x08jwt_keys\x18\x03 \x01(\x0c\"e\n\nAgentTrust\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12\x0e\n\x06\x62undle\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63rl\x18\x03 \x01(\x0c\x12\x0f\n\x07tainted\x18\x04 \x03(\t\x12\x15\n\rleaf_crl_only\x18\x05 \x01(\x08\"\xf7\x02\n\x08Holdings\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12$\n\x08holdings\x18\x02 \x03(\x0b\x32\x12.meshca.v1.Holding\x12\x11\n\tsuspended\x18\x03 \x03(\t\x12\x0f\n\x07revoked\x18\x04 \x03(\t\x12$\n\x05trust\x18\x05 \x01(\x0b\x32\x15.meshca.v1.AgentTrust\x12\x0e\n\x06\x66rozen\x18\x06 \x01(\x08\x12\x35\n\trotations\x18\x07 \x03(\x0b\x32\".meshca.v1.Holdings.RotationsEntry\x12\x16\n\x0ejwt_generation\x18\t \x01(\x03\x12\x12\n\njwt_bundle\x18\n \x01(\x0c\x12-\n\tfederated\x18\x0b \x03(\x0b\x32\x1a.meshca.v1.FederatedBundle\x12\x11\n\tkey_types\x18\x08 \x03(\t\x1a\x30\n\x0eRotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\";\n\x0bSignRequest\x12,\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.meshca.v1.WorkloadRequest\"T\n\x0fWorkloadRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x11\n\tdns_names\x18\x04 \x03(\t\"\xd2\x01\n\x13WorkloadCertificate\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12.\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsigned_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63hain\x18\x05 \x01(\x0c\x12\x0e\n\x06issuer\x18\x06 \x01(\t\"0\n\x0fWorkloadFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"|\n\nSignResult\x12\x35\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0b\x32\x1e.meshca.v1.WorkloadCertificateH\x00\x12-\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1a.meshca.v1.WorkloadFailureH\x00\x42\x08\n\x06result\"3\n\tSignReply\x12&\n\x07results\x18\x01 \x03(\x0b\x32\x15.meshca.v1.SignResult\"3\n\x0cTokenRequest\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"\x1b\n\nTokenReply\x12\r\n\x05token\x18\x01 \x01(\t\"\x9f\x01\n\x0f\x41\x63knowledgement\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x12\n\ngeneration\x18\x04 \x01(\x03\x12\x16\n\x0ejwt_generation\x18\x05 \x01(\x03\x12-\n\tjwt_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x12\x41\x63knowledgeRequest\x12\x34\n\x10\x61\x63knowledgements\x18\x01 \x03(\x0b\x32\x1a.meshca.v1.Acknowledgement\"\x12\n\x10\x41\x63knowledgeReply\"I\n\x07Refusal\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"5\n\rReportRequest\x12$\n\x08refusals\x18\x01 \x03(\x0b\x32\x12.meshca.v1.Refusal\"\r\n\x0bReportReply2\xfb\x03\n\x05\x41gent\x12\x43\n\tShowTrust\x12\x1b.meshca.v1.ShowTrustRequest\x1a\x19.meshca.v1.ShowTrustReply\x12?\n\x06\x41ttest\x12\x18.meshca.v1.AttestRequest\x1a\x1b.meshca.v1.AgentCertificate\x12=\n\x05Renew\x12\x17.meshca.v1.RenewRequest\x1a\x1b.meshca.v1.AgentCertificate\x12\x37\n\x05Watch\x12\x17.meshca.v1.WatchRequest\x1a\x13.meshca.v1.Holdings0\x01\x12\x34\n\x04Sign\x12\x16.meshca.v1.SignRequest\x1a\x14.meshca.v1.SignReply\x12\x37\n\x05Token\x12\x17.meshca.v1.TokenRequest\x1a\x15.meshca.v1.TokenReply\x12I\n\x0b\x41\x63knowledge\x12\x1d.meshca.v1.AcknowledgeRequest\x1a\x1b.meshca.v1.AcknowledgeReply\x12:\n\x06Report\x12\x18.meshca.v1.ReportRequest\x1a\x16.meshca.v1.ReportReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,41 +47,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=418
   _globals['_WATCHREQUEST']._serialized_end=432
   _globals['_HOLDING']._serialized_start=434
-  _globals['_HOLDING']._serialized_end=510
-  _globals['_AGENTTRUST']._serialized_start=512
-  _globals['_AGENTTRUST']._serialized_end=590
-  _globals['_HOLDINGS']._serialized_start=593
-  _globals['_HOLDINGS']._serialized_end=921
-  _globals['_HOLDINGS_ROTATIONSENTRY']._serialized_start=873
-  _globals['_HOLDINGS_ROTATIONSENTRY']._serialized_end=921
-  _globals['_SIGNREQUEST']._serialized_start=923
-  _globals['_SIGNREQUEST']._serialized_end=982
-  _globals['_WORKLOADREQUEST']._serialized_start=984
-  _globals['_WORKLOADREQUEST']._serialized_end=1049
-  _globals['_WORKLOADCERTIFICATE']._serialized_start=1052
-  _globals['_WORKLOADCERTIFICATE']._serialized_end=1262
-  _globals['_WORKLOADFAILURE']._serialized_start=1264
-  _globals['_WORKLOADFAILURE']._serialized_end=1312
-  _globals['_SIGNRESULT']._serialized_start=1314
-  _globals['_SIGNRESULT']._serialized_end=1438
-  _globals['_SIGNREPLY']._serialized_start=1440
-  _globals['_SIGNREPLY']._serialized_end=1491
-  _globals['_TOKENREQUEST']._serialized_start=1493
-  _globals['_TOKENREQUEST']._serialized_end=1544
-  _globals['_TOKENREPLY']._serialized_start=1546
-  _globals['_TOKENREPLY']._serialized_end=1573
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1576
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1735
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1737
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1811
-  _globals['_ACKNOWLEDGEREPLY']._serialized_start=1813
-  _globals['_ACKNOWLEDGEREPLY']._serialized_end=1831
-  _globals['_REFUSAL']._serialized_start=1833
-  _globals['_REFUSAL']._serialized_end=1906
-  _globals['_REPORTREQUEST']._serialized_start=1908
-  _globals['_REPORTREQUEST']._serialized_end=1961
-  _globals['_REPORTREPLY']._serialized_start=1963
-  _globals['_REPORTREPLY']._serialized_end=1976
-  _globals['_AGENT']._serialized_start=1979
-  _globals['_AGENT']._serialized_end=2486
+  _globals['_HOLDING']._serialized_end=534
+  _globals['_FEDERATEDBUNDLE']._serialized_start=536
+  _globals['_FEDERATEDBUNDLE']._serialized_end=608
+  _globals['_AGENTTRUST']._serialized_start=610
+  _globals['_AGENTTRUST']._serialized_end=711
+  _globals['_HOLDINGS']._serialized_start=714
+  _globals['_HOLDINGS']._serialized_end=1089
+  _globals['_HOLDINGS_ROTATIONSENTRY']._serialized_start=1041
+  _globals['_HOLDINGS_ROTATIONSENTRY']._serialized_end=1089
+  _globals['_SIGNREQUEST']._serialized_start=1091
+  _globals['_SIGNREQUEST']._serialized_end=1150
+  _globals['_WORKLOADREQUEST']._serialized_start=1152
+  _globals['_WORKLOADREQUEST']._serialized_end=1236
+  _globals['_WORKLOADCERTIFICATE']._serialized_start=1239
+  _globals['_WORKLOADCERTIFICATE']._serialized_end=1449
+  _globals['_WORKLOADFAILURE']._serialized_start=1451
+  _globals['_WORKLOADFAILURE']._serialized_end=1499
+  _globals['_SIGNRESULT']._serialized_start=1501
+  _globals['_SIGNRESULT']._serialized_end=1625
+  _globals['_SIGNREPLY']._serialized_start=1627
+  _globals['_SIGNREPLY']._serialized_end=1678
+  _globals['_TOKENREQUEST']._serialized_start=1680
+  _globals['_TOKENREQUEST']._serialized_end=1731
+  _globals['_TOKENREPLY']._serialized_start=1733
+  _globals['_TOKENREPLY']._serialized_end=1760
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1763
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1922
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1924
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1998
+  _globals['_ACKNOWLEDGEREPLY']._serialized_start=2000
+  _globals['_ACKNOWLEDGEREPLY']._serialized_end=2018
+  _globals['_REFUSAL']._serialized_start=2020
+  _globals['_REFUSAL']._serialized_end=2093
+  _globals['_REPORTREQUEST']._serialized_start=2095
+  _globals['_REPORTREQUEST']._serialized_end=2148
+  _globals['_REPORTREPLY']._serialized_start=2150
+  _globals['_REPORTREPLY']._serialized_end=2163
+  _globals['_AGENT']._serialized_start=2166
+  _globals['_AGENT']._serialized_end=2673
 # @@protoc_insertion_point(module_scope)

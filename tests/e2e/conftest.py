@@ -34,8 +34,8 @@ def make_world(root_place: Options) -> Iterator[Callable[..., World]]:
     """Make worlds with options for `meshca init`; they end with the test."""
     made: list[World] = []
 
-    def make(*options: str) -> World:
-        made.append(World.make(*root_place(), *options))
+    def make(*options: str, **named: str) -> World:
+        made.append(World.make(*root_place(), *options, **named))
         return made[-1]
 
     yield make

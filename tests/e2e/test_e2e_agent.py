@@ -46,7 +46,7 @@ def test_no_request_fails_while_the_server_is_gone_for_longer_than_half_a_leafs_
 
 
 def test_past_the_end_of_everything_a_new_token_is_all_it_takes(make_world: Callable[..., World]) -> None:
-    world = make_world("--lifetimes", "leaf=8s,issuing=1h,root=1d").start()
+    world = make_world("--lifetimes", "leaf=6s,issuing=1h,root=1d").start()
     with agent(world) as host:
         address = str(world.admin.status().grpc)
         pair = Pair.start(world, host.socket, "host1")

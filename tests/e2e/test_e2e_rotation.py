@@ -106,8 +106,9 @@ def test_after_the_deadline_activation_goes_on_and_the_envoy_recovers(make_world
     world.start()
     pair = Pair.start(world)
     pair.freeze("back")
-    new = world.run("rotate", "issuing", "-o", "json").json["id"]
-    assert only(world, "issuing", "prepared")["id"] == new
+    made = world.run("rotate", "issuing", "-o", "json").json
+    new = made["id"]
+    assert made["state"] == "prepared"
     eventually(lambda: only(world, "issuing", "active")["id"] == new, 15)
     (warning,) = [text for text in world.run("status", "-o", "json").json["warnings"] if new in text]
     assert spiffe("back") in warning

@@ -131,7 +131,9 @@ def test_an_offline_root_by_ceremony(make_world: Callable[..., World]) -> None:
     wrong = world.folder / "wrong.pem"
     wrong.write_bytes(above + middle.folder.joinpath("signed.pem").read_bytes())
     assert "wrong order" in world.run("ca", "import", str(wrong), code=1).err
-    assert world.run("ca", "show", "-o", "json").json == {"roots": [], "issuing": [], "intermediates": []}
+    assert world.run("ca", "show", "-o", "json").json == {
+        kind: [] for kind in ("roots", "issuing", "intermediates", "jwt")
+    }
     world.run("ca", "import", str(chain))
     assert warnings(world).count(WITHOUT) == 2
     pair = Pair.start(world)

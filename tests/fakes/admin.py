@@ -18,6 +18,8 @@ from meshca.client.values import (
     Decision,
     Endpoint,
     EnvoyProgress,
+    Federating,
+    Federation,
     Issued,
     KeptCheckpoints,
     Node,
@@ -54,6 +56,7 @@ class FakeAdmin:
     objects: list[dict[str, Any]] = field(default_factory=list)
     decision: Decision | None = None
     entries: list[Registration] = field(default_factory=list)
+    federated: list[Federation] = field(default_factory=list)
     issuer: Callable[[SigningRequest], Issued | MeshcaError] | None = None
     revoked: Revoked = field(default_factory=lambda: Revoked(("0a",), False, 7, 2, 1, 0, 12))
     records: list[CertificateRecord] = field(default_factory=list)
@@ -126,9 +129,26 @@ class FakeAdmin:
         self._called("resolve", node)
         return Node(NODE, SPIFFE_ID, self.key_types)
 
-    def register(self, node: str, selectors: Sequence[str], *, parent: str = "") -> Registration:
-        self._called("register", node, tuple(selectors), parent)
-        return Registration("r1", SPIFFE_ID, tuple(selectors), parent)
+    def register(
+        self, node: str, selectors: Sequence[str], *, parent: str = "", federates_with: Sequence[str] = ()
+    ) -> Registration:
+        self._called("register", node, tuple(selectors), parent, *federates_with)
+        return Registration("r1", SPIFFE_ID, tuple(selectors), parent, tuple(federates_with))
+
+    def federate(self, wanted: Federating) -> Federation:
+        self._called("federate", wanted)
+        return self.federated[0]
+
+    def unfederate(self, trust_domain: str) -> None:
+        self._called("unfederate", trust_domain)
+
+    def refresh_federation(self, trust_domain: str) -> Federation:
+        self._called("refresh_federation", trust_domain)
+        return self.federated[0]
+
+    def federations(self) -> list[Federation]:
+        self._called("federations")
+        return self.federated
 
     def registrations(self) -> list[Registration]:
         self._called("registrations")

@@ -19,18 +19,19 @@ from meshca.agent.run import Agent, Options, running
 from meshca.attest.join import parse_token
 
 if TYPE_CHECKING:
+    from meshca.attest.pods import Pods
     from meshca.server.parts import Parts
 
 
 @asynccontextmanager
-async def agent(parts: Parts, admin: Admin, name: str = "host1") -> AsyncIterator[Agent]:
+async def agent(parts: Parts, admin: Admin, name: str = "host1", pods: Pods | None = None) -> AsyncIterator[Agent]:
     """Run an agent that joins with a token, until its socket is open."""
     token = parse_token((await admin.create_token(name)).text)
     folder = Path(tempfile.mkdtemp(prefix="mcag", dir="/tmp"))
     try:
         place = Place(folder)
         place.inner.parent.mkdir(parents=True)
-        async with running(Options(address(parts), place, ByJoinToken(lambda: token))) as (found, tasks):
+        async with running(Options(address(parts), place, ByJoinToken(lambda: token), pods)) as (found, tasks):
             opened = asyncio.create_task(found.ready.wait())
             await asyncio.wait({opened, *tasks}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
             for task in tasks:
@@ -42,12 +43,12 @@ async def agent(parts: Parts, admin: Admin, name: str = "host1") -> AsyncIterato
 
 
 @asynccontextmanager
-async def shop_behind_an_agent() -> AsyncIterator[tuple[Parts, Admin, Agent]]:
+async def shop_behind_an_agent(pods: Pods | None = None) -> AsyncIterator[tuple[Parts, Admin, Agent]]:
     """Lend a server with the shop applied, and an agent that nobody is behind yet."""
     with temporary_home() as home:
         async with server(home) as (parts, admin):
             await admin.apply(shop())
-            async with agent(parts, admin) as found:
+            async with agent(parts, admin, pods=pods) as found:
                 yield parts, admin, found
 
 

@@ -6,16 +6,15 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import warm
 from harness.world import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from harness.world import World
 
@@ -25,7 +24,7 @@ class AgentProcess:
     """An agent."""
 
     home: Path
-    process: subprocess.Popen[bytes]
+    process: warm.Started
 
     @property
     def socket(self) -> Path:
@@ -55,16 +54,14 @@ class AgentProcess:
 
 
 @contextlib.contextmanager
-def agent(world: World, name: str = "host1", *, address: str = "") -> Iterator[AgentProcess]:
-    """Run an agent that joins with a token."""
+def agent(world: World, name: str = "host1", *options: str, address: str = "") -> Iterator[AgentProcess]:
+    """Run an agent that joins with a token; ``options`` are further ones."""
     home, token = world.folder / f"a-{name}", world.folder / f"{name}.token"
     world.run("token", name, "--out", str(token))
-    command = [sys.executable, "-m", "meshca", "--home", str(home), "agent", "--token-file", str(token)]
     where = address or str(world.admin.status().grpc)
-    with (world.folder / f"a-{name}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*command, "--server", where], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ)
-        )
+    command = ["meshca", "--home", str(home), "agent", "--server", where, "--token-file", str(token), *options]
+    with (world.folder / f"a-{name}.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+        process = warm.start(command, [nothing, log, log], environment=os.environ)
     found = AgentProcess(home, process)
     try:
         eventually(found.serves, 20, "the agent")

@@ -131,7 +131,7 @@ def _load() -> None:
 
     for entry in (entry for section in SECTIONS.values() for entry in section.values()):
         import_module(f"meshca.cli.{entry.module}")
-    for name in ("server.run", "server.init", "client.admin", "envoy.documents", "drop.loop"):
+    for name in ("server.run", "server.init", "client.admin", "envoy.documents", "drop.targets", "agent.run"):
         import_module(f"meshca.{name}")
 
 

@@ -65,13 +65,13 @@ class World:
     _hosts: int = 0
 
     @classmethod
-    def make(cls, *options: str) -> Self:
+    def make(cls, *options: str, trust_domain: str = TRUST_DOMAIN) -> Self:
         """Return a world with an initialised home and no server yet; ``options`` go to `meshca init`."""
         folder = Path(tempfile.mkdtemp(prefix="mca-"))
         folder.chmod(0o711)  # Envoys of other users must reach the socket
         chance = random.SystemRandom()
         world = cls(folder, folder / "h", f"127.{chance.randrange(2, 100)}.{chance.randrange(1, 255)}")
-        world.run("init", "--trust-domain", TRUST_DOMAIN, *options)
+        world.run("init", "--trust-domain", trust_domain, *options)
         return world
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +15,7 @@ from meshca.authority.audit import OK, AuditEntry
 from meshca.authority.records import CertificateFilter
 from meshca.delivery.peers import agent_holder
 from meshca.errors import ConflictError, InvalidInputError, NotFoundError
+from meshca.policy.entitlement import is_proven_by_platform
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Unary
 from meshca.spiffe import reserved
@@ -26,6 +26,21 @@ from meshca.v1 import admin_pb2 as pb
 _USUAL, _LONGEST = timedelta(minutes=10), timedelta(days=7)
 _SHORTEST = timedelta(seconds=1)
 _REASON = "privilegeWithdrawn"
+
+
+def _require_joinable(agent_id: str) -> None:
+    """Raise for an id that a platform vouches for: its agent would be behind all that its cluster or role is parent of.
+
+    Raises:
+        InvalidInputError: It is one.
+    """
+    if is_proven_by_platform(agent_id):
+        raise InvalidInputError(
+            "agents of a cluster or an AWS role prove it by --method, not by a token",
+            field="agent",
+            value=agent_id,
+            remedy="choose a name that does not begin with k8s. or aws.",
+        )
 
 
 def agent_of(text: str, parts: Parts) -> tuple[str, SpiffeId]:
@@ -61,6 +76,7 @@ class AgentsService:
     async def create_token(self, request: Any, actor: str) -> Any:
         """Return what an agent may join with, once."""
         agent_id, spiffe_id = agent_of(request.agent, self._parts)
+        _require_joinable(agent_id)
         snapshot, now = self._parts.state.snapshot, self._parts.house.clock.now()
         if spiffe_id in snapshot.suspended:
             raise ConflictError(
@@ -86,13 +102,15 @@ class AgentsService:
         """Return every agent that has attested, and those that were evicted."""
         rows = await asyncio.to_thread(self._agents.list)
         snapshot = self._parts.state.snapshot
-        behind = Counter(registration.parent for registration in snapshot.registrations)
         known = {row.id for row in rows}
         evicted = {found for each in snapshot.suspended if (found := reserved.agent_id(each))} - known
-        messages = [self._message(row, behind[row.id]) for row in rows]
+        messages = [self._message(row, len(snapshot.registrations_of(row.id))) for row in rows]
         messages += [
             pb.AgentRecord(
-                id=one, spiffe_id=str(agent_of(one, self._parts)[1]), state="evicted", registrations=behind[one]
+                id=one,
+                spiffe_id=str(agent_of(one, self._parts)[1]),
+                state="evicted",
+                registrations=len(snapshot.registrations_of(one)),
             )
             for one in sorted(evicted)
         ]

@@ -44,6 +44,7 @@ class AuditService:
             revision=snapshot.mesh.revision,
             trust_generation=snapshot.trust.generation,
             warnings=self._parts.warnings(),
+            federation=condition.federation,
         )
 
     async def tail(self, request: Any, _: str) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshca.delivery.callers import Caller, as_node
-from meshca.delivery.contexts import Wanted
 from meshca.delivery.naming import WantedLeaf, all_names, resolve
 from meshca.envoy import wire
 from meshca.envoy.placement import METADATA_KEY, placement_of
@@ -50,10 +49,8 @@ class EnvoyService:
             wanted = resolve(name, caller, snapshot)
             if isinstance(wanted, WantedLeaf):
                 body = wire.message(_SECRET_NAME, name.encode())
-            elif isinstance(wanted, Wanted):
-                body = desk.contexts.get(wanted, snapshot.trust).body
             else:
-                body = desk.contexts.validator(name, snapshot.trust).body
+                body = desk.contexts.get(wanted, snapshot.trust, snapshot.federated).body
             yield pb.Resource(type_url=SDS, name=name, body=body)
 
 

@@ -22,9 +22,11 @@ from meshca.delivery.peers import AgentPeer, agent_holder
 from meshca.delivery.ports import Leaf
 from meshca.delivery.snapshot import Snapshot
 from meshca.delivery.view import LiveView
+from meshca.delivery.workload_state import der_of
 from meshca.errors import ExhaustedError, InvalidInputError, MeshcaError, RefusedError, UnavailableError
+from meshca.policy.hostnames import HostNames, host_names
 from meshca.server.door import Call, TcpDoor
-from meshca.server.issuance import Order
+from meshca.server.issuance import DnsNamesRefusedError, Order
 from meshca.server.parts import Parts
 from meshca.server.services.calls import Streaming, Unary
 from meshca.spiffe.id import SpiffeId
@@ -89,6 +91,9 @@ class HoldingsService:
         issued = iter(await self._parts.issuance.many([order for order in wanted if isinstance(order, Order)]))
         answers = [next(issued) if isinstance(order, Order) else order for order in wanted]
         for order, answer in zip(wanted, answers, strict=True):
+            if isinstance(order, Order) and isinstance(answer, DnsNamesRefusedError):
+                # Other refusals are audited by the authority; this one never got there.
+                self._parts.journal.refused(f"agent:{agent_id}", audit.ISSUE, str(order.spiffe_id), str(answer))
             # On the Workload API each process acknowledges for itself (its word has colons), and processes are many.
             shared = isinstance(order, Order) and order.holder.count(":") == _COLONS
             if isinstance(order, Order) and isinstance(answer, Leaf) and shared:
@@ -137,7 +142,20 @@ class HoldingsService:
         except MeshcaError as error:
             self._parts.journal.refused(actor, audit.ISSUE, one.spiffe_id, str(error))
             return error
-        return Order(spiffe_id, holder, "stream", actor, csr=one.csr)
+        return Order(
+            spiffe_id,
+            holder,
+            "stream",
+            actor,
+            csr=one.csr,
+            dns_names=tuple(one.dns_names),
+            host_names=self._host_names(spiffe_id) if one.dns_names else None,
+        )
+
+    def _host_names(self, spiffe_id: SpiffeId) -> HostNames | None:
+        mesh = self._parts.state.snapshot.mesh
+        node = mesh.identities.holder(spiffe_id)
+        return None if node is None else host_names(mesh.mesh_set, node)
 
     def _required(self, text: str, agent_id: str) -> SpiffeId:
         return _required_identity(text, agent_id, self._identities(agent_id))
@@ -158,6 +176,7 @@ class HoldingsService:
                     spiffe_id=str(entry.spiffe_id),
                     selectors=sorted(map(str, entry.selectors)),
                     node_id=node_id,
+                    federates_with=sorted(map(str, entry.federates_with)),
                 )
                 for entry, node_id in behind
             ],
@@ -168,11 +187,13 @@ class HoldingsService:
                 bundle=trust.bundle_pem,
                 crl=trust.crl_pem,
                 tainted=sorted(trust.tainted),
+                leaf_crl_only=trust.leaf_crl_only,
             ),
             frozen=snapshot.frozen is not None,
             rotations={str(one): asked[one] for one in identities if asked[one]},
             jwt_generation=snapshot.jwt.generation,
             jwt_bundle=snapshot.jwt.bundle,
+            federated=_federated(behind, snapshot),
             key_types=self._parts.house.authority.profiles[SVID.name].key_types,
         )
 
@@ -239,6 +260,16 @@ def _behind(agent_id: str, snapshot: Snapshot) -> list[tuple[Any, str]]:
     holder = snapshot.mesh.identities.holder
     found = ((entry, holder(entry.spiffe_id)) for entry in snapshot.registrations_of(agent_id))
     return [(entry, str(node)) for entry, node in found if node is not None]
+
+
+def _federated(behind: list[tuple[Any, str]], snapshot: Snapshot) -> list[Any]:
+    """Return the bundles that some registration behind an agent may have."""
+    wanted = sorted({domain for entry, _ in behind for domain in entry.federates_with} & snapshot.federated.keys())
+    found = (snapshot.federated[one] for one in wanted)
+    return [
+        pb.FederatedBundle(trust_domain=str(one.trust_domain), roots=der_of(one), jwt_keys=one.jwt_keys)
+        for one in found
+    ]
 
 
 def _required_identity(text: str, agent_id: str, allowed: frozenset[SpiffeId]) -> SpiffeId:

@@ -15,6 +15,7 @@ from meshca.policy.selector import require_sound
 from meshca.server.parts import Parts
 from meshca.server.services.agents import agent_of
 from meshca.server.services.calls import Unary
+from meshca.spiffe.id import TrustDomain
 from meshca.v1 import admin_pb2 as pb
 
 _ID_BYTES = 8
@@ -65,12 +66,16 @@ class RegistrationService:
         spiffe_id = identities.of(identities.resolve(request.node))
         selectors = frozenset(parse_selector(text) for text in request.selectors)
         require_sound(selectors)
-        return Registration(secrets.token_hex(_ID_BYTES), spiffe_id, selectors, parent)
+        federates_with = frozenset(map(TrustDomain, request.federates_with))
+        if self._parts.state.snapshot.trust_domain in federates_with:
+            raise InvalidInputError("that is our own trust domain", field="federates-with")
+        return Registration(secrets.token_hex(_ID_BYTES), spiffe_id, selectors, parent, federates_with)
 
 
 def _described(registration: Registration) -> str:
     behind = f" behind agent {registration.parent}" if registration.parent else ""
-    return f"{registration.id}: {' '.join(sorted(map(str, registration.selectors)))}{behind}"
+    with_others = "".join(f", federates with {domain}" for domain in sorted(registration.federates_with))
+    return f"{registration.id}: {' '.join(sorted(map(str, registration.selectors)))}{behind}{with_others}"
 
 
 def _message(registration: Registration) -> Any:
@@ -79,4 +84,5 @@ def _message(registration: Registration) -> Any:
         spiffe_id=str(registration.spiffe_id),
         selectors=sorted(map(str, registration.selectors)),
         parent=registration.parent,
+        federates_with=sorted(map(str, registration.federates_with)),
     )

@@ -20,14 +20,14 @@ STRANGER, AGENT = "stranger", "agent"
 
 _VIEWER = """
     Status Get Can Resolve Registrations Certificates ShowAuthorities Bundle WatchTrust WatchRevision WatchRotation
-    ListEndpoints ListStreams Render AuditTail AuditVerify AuditExport ListAgents RenewAdmin
+    ListEndpoints ListStreams Render AuditTail AuditVerify AuditExport ListAgents RenewAdmin ListFederations
 """
 _OPERATOR = """
     Apply Rollback Delete Register Unregister Issue Revoke Freeze RotateLeaf AcknowledgeTrust AddEndpoints
-    RemoveEndpoints CreateToken EvictAgent
+    RemoveEndpoints CreateToken EvictAgent RefreshFederation
 """
 _ADMIN = """
-    Resume Unfreeze RotateAuthority TaintAuthority CaRequest ImportChain Backup AddAdmin
+    Resume Unfreeze RotateAuthority TaintAuthority CaRequest ImportChain Backup AddAdmin Federate Unfederate
 """
 ADMIN_CALLS: Mapping[str, Role] = MappingProxyType(
     {name: role for role, names in zip(ROLES, (_VIEWER, _OPERATOR, _ADMIN), strict=True) for name in names.split()}

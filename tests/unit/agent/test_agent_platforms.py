@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from fakes.server_world import server, temporary_home
-from fakes.tcp_callers import TD, address
+from fakes.server_world import FRONT_ID, server, shop, temporary_home
+from fakes.tcp_callers import TD, address, agent_stub
 from unit.attest import test_attest_aws as aws
 from unit.attest import test_attest_kubernetes as kubernetes
 
@@ -22,6 +22,7 @@ from meshca.errors import InvalidInputError, RefusedError, UnauthenticatedError
 from meshca.server.attestors import Attestors, read_attestors, written
 from meshca.server.config import Config, ConfigError, parse_config, write_config
 from meshca.server.proving import methods
+from meshca.v1 import agent_pb2
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +78,15 @@ async def test_a_pod_is_an_agent_by_its_service_account(jwks: Path) -> None:
             refused = [r for r in await admin.audit_tail(50) if r.outcome == "refused"]
             assert {(r.action, r.subject) for r in refused} == {("attest", "k8s_sa")}
             assert brought[0] not in repr(refused)
+
+            # What its cluster is the parent of is behind it, and nothing of another cluster.
+            await admin.apply(shop())
+            await admin.register("back", ["unix:uid:1"], parent="k8s.other")
+            await admin.register("front", ["unix:uid:1"], parent="k8s.prod")
+            async with agent_stub(parts, own.identity) as (stub, _):
+                told = await anext(aiter(stub.Watch(agent_pb2.WatchRequest())))
+                assert [one.spiffe_id for one in told.holdings] == [FRONT_ID]
+            assert [row.registrations for row in await admin.agents()] == [1]
 
             # Evicted, and its platform still vouches for it: it stays out until somebody lets it back.
             await admin.evict(f"k8s.prod.{kubernetes.CALLER.node}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fakes import cgroups
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.attest.processes import as_root, connecting
@@ -192,38 +190,10 @@ def test_nobody_lives_nowhere() -> None:
 
 
 @pytest.fixture(params=["v2", "v1"])
-def hierarchy(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Give the root of a real hierarchy of control groups, mounted here for the test where it can be."""
-    if os.geteuid():
-        pytest.skip("only root may make control groups")
-    folder = tempfile.mkdtemp(prefix="meshca-cgroup-")
-    kind = ["-t", "cgroup2"] if request.param == "v2" else ["-t", "cgroup", "-o", "none,name=systemd"]
-    if subprocess.run(["mount", *kind, "none", folder], check=False, capture_output=True).returncode:
-        Path(folder).rmdir()
-        pytest.skip(f"cgroup {request.param} can't be mounted here")
-    yield Path(folder)
-    subprocess.run(["umount", folder], check=True)
-    Path(folder).rmdir()
-
-
-@pytest.fixture
-def group(hierarchy: Path) -> Iterator[Callable[[str], Path]]:
+def group(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Path]]:
     """Make groups, and remove those made when the processes in them have ended."""
-    made: list[Path] = []
-
-    def make(path: str) -> Path:
-        folder = hierarchy
-        for part in path.strip("/").split("/"):
-            folder /= part
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                made.append(folder)
-        return folder / "cgroup.procs"
-
-    yield make
-    for folder in reversed(made):
-        with contextlib.suppress(OSError):  # another test's group may be in it by now
-            folder.rmdir()
+    with cgroups.hierarchy(request.param) as root, cgroups.groups(root) as make:
+        yield make
 
 
 def holds(reader: Reader, process: object, *texts: str) -> bool:

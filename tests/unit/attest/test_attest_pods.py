@@ -2,132 +2,164 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import http.server
-import ipaddress
+import asyncio
 import json
-import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from fakes.pod_lists import BROUGHT, Lister, item, listed, listing, write_ca
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from unit.mesh.mesh_objects import examples
 
 from meshca.attest import pods as module
-from meshca.attest.pods import Pod, PodList, PodsUnavailableError, fetch_pods, parse_pods
-from meshca.errors import UnavailableError
+from meshca.attest.pods import Pod, PodList, PodsUnavailableError, fetch_pods, parse_pods, pods_of_node
+from meshca.errors import InvalidInputError, UnavailableError
 
 UID, OTHER = "0f3b8a52-7a1c-4b60-9d3e-1c2d3e4f5a6b", "1f3b8a52-7a1c-4b60-9d3e-1c2d3e4f5a6b"
 WEB = Pod(UID, "shop", "web-1", "web")
-BROUGHT = "the-token-of-the-agent"
-
-
-def item(pod: Pod) -> dict[str, object]:
-    metadata = {"uid": pod.uid, "namespace": pod.namespace, "name": pod.name, "labels": {"a": "b"}}
-    return {"metadata": metadata, "spec": {"serviceAccountName": pod.service_account, "containers": []}}
-
-
-def listed(*pods: Pod) -> bytes:
-    return json.dumps({"kind": "PodList", "apiVersion": "v1", "items": [item(pod) for pod in pods]}).encode()
-
-
-class Kubelet(http.server.BaseHTTPRequestHandler):
-    """Lists one pod to who brings the token."""
-
-    status: ClassVar[int] = 200
-    body: ClassVar[bytes] = listed(WEB)
-    seen: ClassVar[list[tuple[str, str]]] = []
-
-    def do_GET(self) -> None:
-        self.seen.append((self.path, self.headers.get("Authorization", "")))
-        self.send_response(self.status)
-        self.send_header("Location", "https://127.0.0.1:1/elsewhere")
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubelet")])
-    start = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1)
-        .not_valid_before(start - dt.timedelta(hours=1))
-        .not_valid_after(start + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (tmp_path / "ca.pem").write_bytes(certificate.public_bytes(pem))
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (tmp_path / "key.pem").write_bytes(private)
-    (tmp_path / "token").write_text(f"{BROUGHT}\n")
-    return tmp_path
+def kubelet(tmp_path: Path) -> Iterator[Lister]:
+    with listing(tmp_path, listed(WEB)) as found:
+        yield found
 
 
-@pytest.fixture
-def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(Kubelet, "seen", [])
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Kubelet) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"https://127.0.0.1:{server.server_port}/pods"
-        server.shutdown()
-        thread.join()
+def fetching(kubelet: Lister) -> Callable[[], bytes]:
+    url = f"https://127.0.0.1:{kubelet.server_port}/pods"
+    return fetch_pods(url, kubelet.account / "token", kubelet.account / "ca.crt")
 
 
-def test_a_kubelet_is_asked_with_the_token(url: str, folder: Path) -> None:
-    pods = PodList(fetch_pods(url, folder / "token", folder / "ca.pem"))
+def test_a_kubelet_is_asked_with_the_token(kubelet: Lister) -> None:
+    pods = PodList(fetching(kubelet))
     assert pods.find(UID) == WEB
-    assert Kubelet.seen == [("/pods", f"Bearer {BROUGHT}")]
+    assert kubelet.seen == [("/pods", f"Bearer {BROUGHT}")]
     assert pods.find(UID) == WEB
-    assert len(Kubelet.seen) == 1
+    assert len(kubelet.seen) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 401, 403, 404, 500])
-def test_any_other_answer_is_none_and_not_followed(
-    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
-    monkeypatch.setattr(Kubelet, "status", status)
+def test_any_other_answer_is_none_and_not_followed(kubelet: Lister, status: int) -> None:
+    kubelet.status = status
     with pytest.raises(PodsUnavailableError, match=f"HTTP {status}"):
-        fetch_pods(url, folder / "token", folder / "ca.pem")()
+        fetching(kubelet)()
+    assert len(kubelet.seen) == 1
 
 
-def test_an_endless_list_is_refused(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_BYTES", len(Kubelet.body) - 1)
+def test_an_endless_list_is_refused(kubelet: Lister, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", len(kubelet.body) - 1)
     with pytest.raises(PodsUnavailableError, match="more than"):
-        fetch_pods(url, folder / "token", folder / "ca.pem")()
+        fetching(kubelet)()
 
 
-@pytest.mark.parametrize("missing", ["token", "ca.pem", "another-ca"])
-def test_no_token_and_no_trust_are_errors_without_the_token(url: str, folder: Path, missing: str) -> None:
+@pytest.mark.parametrize("missing", ["token", "ca.crt", "another-ca"])
+def test_no_token_and_no_trust_are_errors_without_the_token(kubelet: Lister, missing: str) -> None:
     if missing == "another-ca":
-        import certifi
-
-        (folder / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+        write_ca(kubelet.account)
     else:
-        (folder / missing).unlink()
+        (kubelet.account / missing).unlink()
     with pytest.raises(PodsUnavailableError) as caught:
-        fetch_pods(url, folder / "token", folder / "ca.pem")()
+        fetching(kubelet)()
     assert BROUGHT not in str(caught.value)
-    assert Kubelet.seen == []
+    assert kubelet.seen == []
+
+
+# -- the pods of our node, from the API server
+
+
+def test_the_api_server_is_asked_for_the_pods_of_our_node_by_our_service_account(kubelet: Lister) -> None:
+    kubelet.body = listed(WEB, node="node-1.eu")
+    assert pods_of_node("node-1.eu", kubelet.environ, kubelet.account).find(UID) == WEB
+    assert kubelet.seen == [("/api/v1/pods?fieldSelector=spec.nodeName%3Dnode-1.eu", f"Bearer {BROUGHT}")]
+
+
+@pytest.mark.parametrize("node", ["node-2", "node", "node-11", ""])
+def test_a_pod_of_another_node_or_of_none_is_no_pod(kubelet: Lister, node: str) -> None:
+    kubelet.body = listed(WEB, node=node)
+    assert pods_of_node("node-1", kubelet.environ, kubelet.account).find(UID) is None
+    assert len(kubelet.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "node", ["", "Node", "a b", "a,metadata.namespace=x", "a&watch=1", "-a", "a.", "a..b", "a\n", "ä", "a" * 64]
+)
+def test_what_is_no_name_of_a_node_is_refused(node: str) -> None:
+    with pytest.raises(InvalidInputError, match="--kubernetes-node"):
+        pods_of_node(node, {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "443"})
+
+
+@pytest.mark.parametrize("missing", ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"])
+def test_outside_of_a_pod_there_is_no_node(missing: str) -> None:
+    with pytest.raises(InvalidInputError, match="leave it out elsewhere"):
+        pods_of_node("a", {"KUBERNETES_SERVICE_HOST": "::1", "KUBERNETES_SERVICE_PORT": "1", missing: ""})
+
+
+def test_an_api_server_may_have_an_ipv6_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(module, "fetch_pods", lambda url, *_: asked.append(url))
+    pods_of_node("a", {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}, tmp_path)
+    assert asked == ["https://[fd00::1]:443/api/v1/pods?fieldSelector=spec.nodeName%3Da"]
+
+
+# -- who asks, and when
+
+
+def test_an_event_loop_neither_asks_nor_waits_for_who_does() -> None:
+    asking, answer = threading.Event(), threading.Event()
+
+    def fetch() -> bytes:
+        asking.set()
+        assert answer.wait(20)
+        return listed(WEB)
+
+    pods = PodList(fetch)
+
+    async def on_the_loop() -> None:
+        assert pods.find(UID) is None
+        assert not asking.is_set()
+        waiting = asyncio.create_task(asyncio.to_thread(pods.find, UID))
+        assert await asyncio.to_thread(asking.wait, 20)
+        assert pods.find(UID) is None, "and at once, while somebody waits for the answer"
+        answer.set()
+        assert await waiting == WEB
+        assert pods.find(UID) == WEB
+
+    asyncio.run(on_the_loop())
+
+
+def test_nobody_waits_for_long_behind_one_that_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSE", 0.01)
+    asking, answer = threading.Event(), threading.Event()
+
+    def fetch() -> bytes:
+        asking.set()
+        assert answer.wait(20)
+        return listed(WEB)
+
+    pods = PodList(fetch)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(pods.find, UID)
+        assert asking.wait(20)
+        assert pods.find(UID) is None
+        answer.set()
+        assert first.result() == WEB
+
+
+def test_a_list_that_cannot_be_had_is_logged_once_a_second(kubelet: Lister) -> None:
+    kubelet.status, now = 403, [0.0]
+    pods = PodList(fetching(kubelet), lambda: now[0])
+    with capture_logs() as logs:
+        for moment in (0.0, 0.1, 0.9, 1.0, 1.9):
+            now[0] = moment
+            assert pods.find(UID) is None
+    assert [entry["log_level"] for entry in logs] == ["warning", "warning"]
+    assert all("HTTP 403" in entry["reason"] for entry in logs)
+    assert BROUGHT not in repr(logs)
 
 
 def test_one_that_is_not_there_is_asked_for_once_a_second() -> None:

@@ -13,8 +13,6 @@ from unit.deploy.deploy_files import DEPLOY, TOP, compose, manifests, named, tas
 
 from meshca.cli.main import cli
 
-# What the agent (`--method …`) and other parts of this release bring. Once it is there, delete it here.
-_TO_COME = ("'agent'", "'agents'", "'evict'", "'token'", "--config", "--method", "--trust-domain", "--bundle")
 _GUIDES = ("docs/migrate-from-app-mesh.md", "docs/coming-from-spire.md")
 
 
@@ -124,18 +122,13 @@ def require_parses(given: list[str]) -> None:
 
 @pytest.mark.parametrize("given", _commands())
 def test_meshca_takes_what_people_are_told_to_type(given: list[str]) -> None:
-    try:
-        require_parses(given)
-    except click.UsageError as error:
-        if any(word in str(error) for word in _TO_COME):
-            pytest.xfail(f"comes with the agent's attestors: {error}")
-        raise
+    require_parses(given)
 
 
 @pytest.mark.parametrize("given", _mentions())
 def test_a_command_that_is_mentioned_is_there(given: list[str]) -> None:
     try:
-        test_meshca_takes_what_people_are_told_to_type(given)
+        require_parses(given)
     except click.MissingParameter:
         assert len(given) <= 4, "a whole command line, and not only its name, has to be whole"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
+from unit.attest.test_attest_kubernetes import jwk_of_rsa
 from unit.deploy.deploy_files import (
     DEPLOY,
     ENVOY_ARGUMENTS,
@@ -20,10 +24,14 @@ from unit.deploy.deploy_files import (
     named,
 )
 
+from meshca.attest.pods import SERVICE_ACCOUNT
+from meshca.cli.agent import agent_command
+from meshca.server.config import parse_config
+
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
 _ALL = [*manifests(), *manifests("example")]
-_OLDEST = "1.29"  # sidecars that start before, and end after, what they serve
+_OLDEST = "1.32"  # tokens name their node, and sidecars start before what they serve
 
 
 def _label(document: Document) -> str:
@@ -145,6 +153,17 @@ def test_only_the_agent_sees_the_node_and_the_api() -> None:
     assert token["serviceAccountToken"] == {"path": "token", "audience": "meshca", "expirationSeconds": 600}
 
 
+def test_the_agent_asks_for_the_pods_of_its_own_node_and_may() -> None:
+    daemon = _one("DaemonSet", "meshca-agent")
+    agent = named(_containers(daemon), "agent")
+    (option,) = (one for one in agent_command.params if one.name == "kubernetes_node")
+    assert agent["env"] == [{"name": option.envvar, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+    # Its token and CA are where pods_of_node looks: mounted by Kubernetes, and nothing lies over them.
+    assert not [m for m in agent["volumeMounts"] if SERVICE_ACCOUNT.is_relative_to(m["mountPath"])]
+    (ports,) = (rule["ports"] for rule in _one("NetworkPolicy", "agent")["spec"]["egress"] if "to" not in rule)
+    assert {"port": 443, "protocol": "TCP"} in ports
+
+
 def test_nothing_comes_in_or_goes_out_unsaid() -> None:
     policies = [one for one in _ALL if one["kind"] == "NetworkPolicy"]
     for namespace in ("meshca", "meshca-agent"):
@@ -165,6 +184,26 @@ def test_no_secret_stands_in_argv_or_in_a_manifest() -> None:
     environment = {one["name"]: one for one in named(_containers(_one("StatefulSet", "meshca")), "server")["env"]}
     assert ":" not in environment["DATABASE_URL"]["value"].partition("://")[2].partition("@")[0]
     assert environment["PGPASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "meshca-database"
+
+
+def test_the_server_lets_in_the_agent_that_is_deployed(tmp_path: Path) -> None:
+    (account,) = _selected_accounts()
+    text = _one("ConfigMap", "meshca-attest")["data"]["attest.toml"]
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps({"keys": [jwk_of_rsa("rsa")]}))
+    (cluster,) = parse_config(text.replace("/etc/meshca/jwks.json", str(jwks)), "meshca.toml").attestors.clusters
+    assert cluster.expected.service_accounts == {account}
+    assert cluster.expected.audience == "meshca"
+    registered = re.findall(r"--parent (\S+)", (DEPLOY / "kubernetes/README.md").read_text())
+    assert f"k8s.{cluster.expected.cluster}" in registered[0]
+
+
+def _selected_accounts() -> set[tuple[str, str]]:
+    return {
+        (one["metadata"]["namespace"], _pod(one)["spec"]["serviceAccountName"])
+        for one in _workloads()
+        if one["kind"] == "DaemonSet"
+    }
 
 
 def test_the_sidecar_is_started_as_meshca_says() -> None:

@@ -54,6 +54,7 @@ def _resources(mesh: Snapshot, node: str) -> Resources:
     return generate(node_key(node), mesh, Placement())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", NODES)
 def test_the_real_envoy_accepts_the_static_file_of_every_node(mesh: Snapshot, node: str, tmp_path: Path) -> None:
     document = documents.static(_resources(mesh, node), START)

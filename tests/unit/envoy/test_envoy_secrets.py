@@ -50,7 +50,7 @@ def test_roots_have_no_sans_and_all_has_one_bundle_for_each_domain(pki: Pki) -> 
     roots = secret_pb2.Secret.FromString(secrets.roots_context("ROOTCA", secrets.Anchors(pki.bundle, pki.crls), now=T0))
     assert not roots.validation_context.match_typed_subject_alt_names
     domains = {TrustDomain("m.test"): pki.bundle, TrustDomain("a.test"): pki.bundle}
-    made = secrets.all_context("ALL", domains)
+    made = secrets.validator_context("ALL", domains)
     secret = secret_pb2.Secret.FromString(made)
     assert secret.SerializeToString(deterministic=True) == made
     config = tls_spiffe_validator_config_pb2.SPIFFECertValidatorConfig()
@@ -159,4 +159,4 @@ def test_no_error_shows_a_key(pki: Pki) -> None:
 
 def test_an_empty_federation_is_refused() -> None:
     with pytest.raises(UnsafeSecretError, match="admits anybody"):
-        secrets.all_context("ALL", {})
+        secrets.validator_context("ALL", {})

@@ -32,6 +32,7 @@ def _resources(mesh: str, place: str, caller: ObjectKey) -> Resources:
     return generate(caller, every_shape(MESHES[mesh]), PLACEMENTS[place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("place", PLACEMENTS)
 @pytest.mark.parametrize("caller", ["front", "many", "gateway"])
@@ -49,6 +50,7 @@ def test_what_is_joined_from_parts_is_what_the_real_serialiser_gives(place: str,
         assert message(resource).SerializeToString(deterministic=True) == resource.body, resource.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caller", ["front", "many", "gateway"])
 def test_a_document_says_all_that_the_bytes_say(caller: str) -> None:
     for resource in _resources("allow", "intercepted", CALLERS[caller]):

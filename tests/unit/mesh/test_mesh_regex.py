@@ -90,6 +90,7 @@ def envoy_takes(expressions: list[str], folder: Path) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_real_envoy_agrees(tmp_path: Path) -> None:
     assert envoy_takes(TAKEN, tmp_path)
     deep = [text for text in REFUSED if text.startswith("((((")]  # our own limit

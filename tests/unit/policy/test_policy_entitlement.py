@@ -12,6 +12,8 @@ from meshca.policy.entitlement import (
     Selected,
     Selector,
     entitled,
+    is_behind,
+    is_group,
     select,
     undecided,
 )
@@ -146,3 +148,38 @@ def test_no_node_id_gives_more_than_another(
     may_hold = {spiffe_id for each in found if isinstance(each, Refused) for spiffe_id in each.entitled}
     selected = {each.spiffe_id for each in found if isinstance(each, Selected)}
     assert not may_hold or selected <= may_hold
+
+
+@pytest.mark.parametrize(
+    ("parent", "agent", "behind"),
+    [
+        ("", "", True),
+        ("host1", "host1", True),
+        ("", "host1", False),
+        ("host1", "", False),
+        ("host1", "host1.b", False),  # no group: a name may hold dots
+        ("host1.b", "host1", False),
+        ("k8s.prod", "k8s.prod.ip-10-0-0-1.ec2.internal", True),
+        ("k8s.prod.node1", "k8s.prod.node1", True),
+        ("k8s.prod.node1", "k8s.prod.node1.x", False),
+        ("k8s.prod", "k8s.production.node1", False),
+        ("k8s.prod", "k8s.prod", True),
+        ("k8s", "k8s.prod.node1", False),
+        ("aws.123456789012.task", "aws.123456789012.task.0123abcd", True),
+        ("aws.123456789012.task", "aws.123456789012.task-two.0123abcd", False),
+        ("aws.123456789012", "aws.123456789012.task.0123abcd", False),
+        ("aws", "aws.123456789012.task.0123abcd", False),
+        ("k8s.prod", "", False),
+    ],
+)
+def test_a_registration_is_behind_its_agent_or_those_of_its_cluster_or_role(
+    parent: str, agent: str, behind: bool
+) -> None:
+    assert is_behind(Registration("r", OWN, frozenset({UID}), parent), agent) is behind
+
+
+@pytest.mark.parametrize(
+    "name", ["k8s.prod\n", "k8s.", "k8s.a.b", "k8s.Prod", "aws.12345678901.r", "aws.123456789012.", ""]
+)
+def test_what_is_no_group(name: str) -> None:
+    assert not is_group(name)

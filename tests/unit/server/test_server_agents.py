@@ -102,6 +102,13 @@ async def test_an_agent_joins_once_with_its_token() -> None:
         ]
 
 
+@pytest.mark.parametrize("name", ["k8s.prod.node1", "aws.123456789012.task.1"])
+async def test_no_token_makes_an_agent_of_a_cluster_or_a_role(name: str) -> None:
+    async with world() as (_, admin):
+        with pytest.raises(InvalidInputError, match="not by a token"):
+            await admin.create_token(name)
+
+
 async def test_a_token_is_over_when_its_time_is() -> None:
     async with world() as (parts, admin):
         token = await admin.create_token("host1", timedelta(seconds=5))

@@ -24,7 +24,7 @@ from meshca.authority.lifetimes import Lifetimes
 from meshca.server.parts import Parts
 
 SHOP = TrustDomain("shop.test")
-_BRISK = Lifetimes(root=timedelta(seconds=36), issuing=timedelta(seconds=12), leaf=timedelta(seconds=4))
+_BRISK = Lifetimes(root=timedelta(seconds=90), issuing=timedelta(seconds=30), leaf=timedelta(seconds=10))
 
 
 def _kids(bundles: JwtBundleSet) -> set[str]:

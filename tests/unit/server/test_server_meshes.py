@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pytest
 from fakes.ca import World
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,7 @@ def steps(draw: st.DrawFn) -> list[Step]:
     return found
 
 
+@pytest.mark.slow
 @examples(120)
 @given(meshes(), steps())
 def test_a_change_comes_to_the_same_as_starting_from_scratch(first: tuple[MeshObject, ...], then: list[Step]) -> None:

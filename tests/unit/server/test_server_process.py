@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from fakes.server_world import PASSPHRASE, shop, signing_request, temporary_home
 
 from meshca.client.admin import AdminClient
 from meshca.client.values import Issued
 from meshca.server.home import Home
 
+# Processes of their own open the homes; each loads Python anew.
+pytestmark = [pytest.mark.real_cost, pytest.mark.slow]
 ANY_PORT = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
 
 
