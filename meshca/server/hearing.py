@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Ears:
     house: House
     state: State
     rotate: Callable[[SpiffeId], None]
+    reject: Callable[[str, str, str], None]  # node, type, digest of what it has refused
 
     def everything(self) -> None:
         """Read all that another replica may have changed."""
@@ -62,6 +64,8 @@ class Ears:
         for change in told:
             if change.topic == changes.ROTATE:
                 self.rotate(SpiffeId.parse(change.subject))
+            elif change.topic == changes.REJECTED:
+                self.reject(*json.loads(change.subject))
 
     def _revocations(self, told: Sequence[Revocations]) -> None:
         for one in told:

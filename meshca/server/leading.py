@@ -24,9 +24,9 @@ from meshca.store.leases import Held, Leases
 _log = structlog.get_logger(__name__)
 
 LEASE = "schedule"
-RENEWED_EVERY = 3.0
-_LASTS = 10.0  # how long nobody takes what has not been renewed
-_OWN_LIMIT = 8.0  # how long we go on without having renewed it
+RENEWED_EVERY = 2.0
+_LASTS = 7.0  # how long nobody takes what has not been renewed
+_OWN_LIMIT = 5.5  # how long we go on without having renewed it
 _PATIENCE = 20.0  # how much longer a replica waits that lacks a key
 _TENURE = 60.0  # after which such a one gives it back
 

@@ -208,7 +208,10 @@ async def _join_others(parts: Parts, heard: int, closing: AsyncExitStack) -> Non
     def rotate(spiffe_id: SpiffeId) -> None:
         loop.call_soon_threadsafe(parts.rotate_leaf, spiffe_id)
 
-    hearing = Hearing(Ears(parts.house, parts.state, rotate), heard)
+    def reject(node: str, type_url: str, digest: str) -> None:
+        loop.call_soon_threadsafe(parts.desk.rejections.add, node, type_url, [digest])
+
+    hearing = Hearing(Ears(parts.house, parts.state, rotate, reject), heard)
     hearing.start()
     closing.push_async_callback(asyncio.to_thread, hearing.stop)
     try:

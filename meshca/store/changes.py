@@ -30,14 +30,14 @@ CHANNEL = "meshca_changes"
 MESH, TRUST, JWT = "mesh", "trust", "jwt"
 REGISTRATIONS, ENDPOINTS, FEDERATIONS = "registrations", "endpoints", "federations"
 SUSPENSIONS, EPOCHS, FREEZE = "suspensions", "epochs", "freeze"
-REVOKED, ROTATE = "revoked", "rotate"
+REVOKED, ROTATE, REJECTED = "revoked", "rotate", "rejected"
 _KEPT = 10_000
 _SERIALS = 500  # in one row
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What kind of thing has changed; ``rotate`` says of which identity, and ``revoked`` what ``Revocations`` reads."""
+    """What kind of thing has changed, and for ``rotate``, ``revoked`` and ``rejected`` which one."""
 
     topic: str
     subject: str = ""

@@ -165,6 +165,28 @@ async def test_what_is_done_at_one_replica_is_in_force_at_the_other(homes: tuple
         assert max(pair.took.values()) < SOON, pair.took
 
 
+async def test_a_holder_that_moves_is_one_holder_and_what_it_has_refused_is_known_there(
+    homes: tuple[Home, Home, str],
+) -> None:
+    async with running_pair(homes) as pair:
+        await shop_with(pair.one.admin, FRONT, BACK)
+        there = pair.two.parts
+        await until(lambda: len(there.state.snapshot.registrations) == 2)
+        for replica in (pair.one, pair.two):
+            async with Envoy(replica.home.mesh_socket, BACK) as envoy:
+                await envoy.ask(BACK_ID)
+                await envoy.secrets()
+                acknowledged = replica.parts.house.acknowledgements
+                await replica.parts.journal.stored()
+                assert acknowledged.holders(replica.parts.house.clock.now()) == 1
+        async with Envoy(pair.one.home.mesh_socket, BACK) as envoy:
+            await envoy.ask("ROOTCA")
+            await envoy.reject("not today")
+            here = pair.one.parts.desk.rejections
+            await until(lambda: bool(here._nodes))
+        await until(lambda: there.desk.rejections._nodes == here._nodes)
+
+
 async def test_replicas_apply_at_once_and_nothing_is_lost(homes: tuple[Home, Home, str]) -> None:
     async with running_pair(homes) as pair:
         await pair.one.admin.apply(shop())

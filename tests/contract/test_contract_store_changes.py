@@ -17,11 +17,14 @@ from meshca.authority.records import Freeze
 from meshca.errors import ConflictError
 from meshca.mesh.model import ObjectKey
 from meshca.policy.entitlement import Registration, Selector
+from meshca.spiffe.id import TrustDomain
 from meshca.store import changes
+from meshca.store.acknowledgements import Acknowledgements, Rejection
 from meshca.store.changes import Change, ChangeLog, Revocations
 from meshca.store.endpoints import Endpoints
 from meshca.store.engine import Store, Transaction
 from meshca.store.epochs import Epochs
+from meshca.store.federation import HTTPS_WEB, Endpoint, Federation, Federations
 from meshca.store.ledger import SqlLedger
 from meshca.store.listening import Listener
 from meshca.store.meshes import MeshChange, Meshes
@@ -30,6 +33,7 @@ from meshca.store.schema import CHANGES
 
 Open = Callable[[str], Store]
 NODE = ObjectKey("shop", "virtualNode", "", "web")
+PEER = Federation(Endpoint(TrustDomain("o.test"), "https://o.test/", HTTPS_WEB), b"{}", 1, T0, None, "")
 ENTRY = Registration(id="r1", spiffe_id=WEB, selectors=frozenset({Selector("unix:uid", "1")}), parent="")
 
 
@@ -75,6 +79,12 @@ def test_every_change_that_replicas_act_on_is_told(one: Store, other: Store) -> 
         (lambda: ledger.freeze(Freeze(T0, "uid:0", ""), entry()), [changes.FREEZE]),
         (lambda: ledger.unfreeze(entry()), [changes.FREEZE]),
         (lambda: ledger.ask_rotation(WEB, entry()), [changes.ROTATE]),
+        (lambda: Acknowledgements(one).reject(Rejection("n", "h", "t", "m", T0)).result(10), [changes.REJECTED]),
+        (lambda: Federations(one).put(PEER, T0, entry()), [changes.FEDERATIONS]),
+        (lambda: Federations(one).failed(PEER.endpoint, "silent", T0, None), []),
+        (lambda: Federations(one).fetched(PEER, None), []),
+        (lambda: Federations(one).fetched(PEER, entry()), [changes.FEDERATIONS]),
+        (lambda: Federations(one).remove(PEER.endpoint.trust_domain, [], entry()), [changes.FEDERATIONS]),
     ]
     for make, told in steps:
         before = ChangeLog(other).newest()

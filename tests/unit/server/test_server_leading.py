@@ -56,9 +56,9 @@ def test_the_first_leads_at_once_and_the_second_only_once_nothing_is_heard_of_it
     assert not two.leads_after(0)
     for _ in range(5):
         assert one.leads_after(3)
-        assert not two.leads_after(9)  # its clock runs three times as fast, and each time it sees another row
+        assert not two.leads_after(6)  # its clock runs twice as fast, and each time it sees another row
 
-    assert not two.leads_after(9.9)
+    assert not two.leads_after(6.9)
     assert two.leads_after(0.2)
     assert not one.leads_after(3)
 
@@ -67,7 +67,7 @@ def test_whoever_could_not_renew_stops_before_another_may_begin(make: Make) -> N
     one = make("one", 0)
     assert one.leads_after(0)
 
-    one.time.at += 7.9
+    one.time.at += 5.4
     assert one.leading.leads
     one.time.at += 0.2
     assert not one.leading.leads
