@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +24,13 @@ from fakes.server_world import (
     server,
     shop,
     shop_with,
+    signing_request,
     temporary_home,
 )
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from meshca.authority.audit import AuditEntry
+from meshca.authority.ports import TrustChange
 from meshca.errors import ConflictError, InvalidInputError, MeshcaError
 from meshca.keys.passphrase import Passphrase
 from meshca.server.config import Config, read_config
@@ -37,6 +40,8 @@ from meshca.server.parts import Parts
 from meshca.spiffe.id import TrustDomain
 from meshca.store.engine import Transaction
 from meshca.store.leases import Leases
+from meshca.store.ledger import SqlLedger
+from meshca.store.schema import SEALED_KEYS
 
 SOON = 1.0  # 0.2 is the aim, measured at 0.01 to 0.1; what else runs on the machine must not fail a test
 
@@ -240,6 +245,38 @@ async def test_a_leader_that_was_taken_over_while_it_worked_writes_nothing(homes
         assert ran != []
         assert "written" not in ran
         assert not leader.leading.leads
+
+
+async def test_a_rotation_that_others_overtake_goes_on_with_one_key_which_opens_later(
+    homes: tuple[Home, Home, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _, url = homes
+    async with running_pair(homes) as pair:
+        await shop_with(pair.one.admin, BACK)
+        ledger, other = pair.one.parts.house.ledger, pair.two.parts.house.ledger
+        change_trust, overtaken = ledger.change_trust, list[int]()
+
+        def too_late(change: TrustChange, audit: Sequence[AuditEntry]) -> None:
+            if len(overtaken) < 3:
+                overtaken.append(change.generation)
+                other.store_crls([], change.generation, [])
+            change_trust(change, audit)
+
+        monkeypatch.setattr(SqlLedger, "change_trust", lambda _, change, audit: too_late(change, audit))
+        before = sealed(pair.one.parts)
+        successor = await pair.one.admin.rotate_authority("issuing")
+        assert len(overtaken) == 3
+        assert len(sealed(pair.one.parts)) == len(before) + 1
+    monkeypatch.undo()
+    async with server(first, store_url=url) as (parts, admin):
+        assert parts.house.authority.trust.active.id == successor  # nobody was waited for
+        (issued,) = await admin.issue([signing_request(BACK)])
+        assert issued.serial
+
+
+def sealed(parts: Parts) -> list[Any]:
+    with parts.house.store.read() as connection:
+        return list(connection.execute(select(SEALED_KEYS.c.key_id)))
 
 
 async def test_what_was_missed_while_the_connection_was_lost_is_heard_later(homes: tuple[Home, Home, str]) -> None:
