@@ -34,7 +34,7 @@ _PRAGMAS = (
 )
 _POSTGRESQL_OPTIONS = "-c lock_timeout=5000 -c timezone=UTC"
 # A process that was stopped in the middle of a transaction must not keep its locks from all others.
-_WRITER_OPTIONS = "-c idle_in_transaction_session_timeout=5000"
+_WRITER_OPTIONS = "-c idle_in_transaction_session_timeout=4000"
 # Readers see one state from their first statement to their last, as they do on SQLite, and cannot write.
 _READER_OPTIONS = "-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read"
 

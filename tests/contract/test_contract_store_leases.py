@@ -16,11 +16,13 @@ from meshca.authority.ports import OvertakenError
 from meshca.store.changes import ChangeLog
 from meshca.store.engine import Store, Transaction
 from meshca.store.epochs import Epochs
+from meshca.store.errors import StoreError
 from meshca.store.fencing import Fence
 from meshca.store.leases import Held, Leases
 from meshca.store.ledger import SqlLedger
 from meshca.store.retention import Retention
 from meshca.store.times import micros
+from meshca.store.trust import advance_generation
 
 ROUNDS = 5
 Open = Callable[[str], Store]
@@ -201,3 +203,25 @@ def test_work_and_takeover_raced_leave_no_write_after_the_takeover(pair: tuple[S
         led, at_takeover = race(lead, succeed)
         # What the successor sees as it takes over is all that the leader will ever have written.
         assert at_takeover == Epochs(two).load().get(name, 0) == (led == "written")
+
+
+def test_who_stops_in_the_middle_of_a_transaction_loses_it_and_others_go_on(pair: tuple[Store, Store]) -> None:
+    one, two = pair
+    if one.server_time() is None:
+        pytest.skip("SQLite's lock is the stopped process's until it goes on")
+    SqlLedger(one).create_realm(REALM, [authority("ca")], [], [entry()])
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stop(transaction: Transaction) -> None:
+        advance_generation(transaction.connection, 2)
+        inside.set()
+        go_on.wait(20)
+
+    stopped = one.submit(stop)
+    assert inside.wait(10)
+    SqlLedger(two).store_crls([], 2, [entry()])  # waits, and is not refused
+    go_on.set()
+
+    assert isinstance(stopped.exception(10), StoreError)
+    assert SqlLedger(one).generation() == 2  # and the store works again
+    SqlLedger(one).store_crls([], 3, [entry()])
