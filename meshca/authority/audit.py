@@ -15,6 +15,7 @@ FAILED = "failed"
 
 # Actions. Rooms above add theirs (apply, register, …) here, so that one list names all that can stand in the log.
 INIT = "init"
+JOIN = "join"
 ISSUE = "issue"
 ISSUE_JWT = "issue-jwt"
 REVOKE = "revoke"

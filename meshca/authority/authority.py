@@ -22,7 +22,7 @@ from meshca.authority.freezing import Freezing
 from meshca.authority.issuing import Issuing
 from meshca.authority.jwt_keys import JwtKeys
 from meshca.authority.lifetimes import Lifetimes
-from meshca.authority.ports import Ledger, Ports
+from meshca.authority.ports import Ledger, OvertakenError, Ports
 from meshca.authority.problems import Problems
 from meshca.authority.profiles import lives_in_force, profiles_in_force
 from meshca.authority.publishing import ACTOR, Published, Publishing, listed_since
@@ -45,7 +45,7 @@ _log = structlog.get_logger(__name__)
 
 _PUBLICATION = "publication of CRLs"
 _UPSTREAM_CRLS = "taking in the upstream's CRLs"
-_ATTEMPTS = 3
+_ATTEMPTS = 8  # replicas that revoke at once publish at once
 
 
 class NoRealmError(NotFoundError):
@@ -206,6 +206,24 @@ class Authority:
         """
         return self._publish({})
 
+    def follow(self) -> Trust:
+        """Put in force what another process has stored, and return it; makes nothing itself.
+
+        Raises:
+            MeshcaError: It is unsound, or the ledger does not answer; the old trust stays, as with ``publish_crls``.
+        """
+        with self._one_publication:
+            now = self._clock.now()
+            try:
+                trust = self._publishing.stored(now)
+                trust.require_sound(now)
+            except MeshcaError as error:
+                self._alarm(error, "the stored trust is not followed")
+                raise
+            self._problems.clear(_PUBLICATION)
+            self._adopt(trust)
+            return trust
+
     def fetch_crls(self) -> None:
         """Ask the upstream for its CRLs, and publish what is new; for a tick.
 
@@ -234,6 +252,8 @@ class Authority:
         with self._one_publication:
             try:
                 published = self._next_trust(foreign)
+            except OvertakenError:
+                raise  # whoever has taken over publishes
             except MeshcaError as error:
                 self._alarm(error, "no trust published")
                 raise

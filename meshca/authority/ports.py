@@ -23,13 +23,21 @@ from meshca.authority.records import (
     Realm,
     Role,
 )
-from meshca.errors import UnavailableError
+from meshca.errors import ConflictError, UnavailableError
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.x509.crl import Crl, RevokedEntry
 
 
 class KeyUnavailableError(UnavailableError):
     """The key store does not sign now: sealed, unreachable, or without this key."""
+
+
+class MovedOnError(ConflictError):
+    """Another process has made the next generation since ours was computed; it may be computed again."""
+
+
+class OvertakenError(ConflictError):
+    """Scheduled work of a replica whose place another has taken; nothing was changed."""
 
 
 class Clock(Protocol):
@@ -238,9 +246,10 @@ class Ledger(Protocol):
         """Change CAs and CRLs and make the next trust generation of it, all or nothing.
 
         Raises:
-            ConflictError: The generation is not the next one, a CA is not in the state or below the CA that it is to
-                leave, or is known already, another CA of its role has the state it is to have, or a CRL number is not
-                higher; or a CA is added while issuance is frozen.
+            MovedOnError: The generation is not the next one.
+            ConflictError: A CA is not in the state or below the CA that it is to leave, or is known already, another CA
+                of its role has the state it is to have, or a CRL number is not higher; or a CA is added while issuance
+                is frozen.
         """
 
     def hasten(self, ca_id: str, at: datetime, audit: AuditEntry) -> bool:

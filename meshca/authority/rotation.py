@@ -8,6 +8,7 @@ each attempt to prepare leaves a key behind that nobody uses.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,9 +18,11 @@ from meshca.authority.certify import LEAST_CHILDREN, CaWish, certify, first_crl,
 from meshca.authority.crls import plan_crl, sign_crl, tainted_children, united
 from meshca.authority.ports import (
     Acknowledgements,
+    Keys,
     KeyUnavailableError,
     Ledger,
     Move,
+    MovedOnError,
     Ports,
     Signer,
     Straggler,
@@ -46,6 +49,7 @@ from meshca.x509.foreign import ForeignChainError
 from meshca.x509.profiles import Profile
 
 ACTOR = "authority"
+_ATTEMPTS = 20
 _NAMED = 10  # so many stragglers stand in an audit entry by name
 
 
@@ -84,6 +88,21 @@ class Observation:
         return self.ledger.last_expiry(issuer_id, since)
 
 
+@dataclass(slots=True)
+class _Once:
+    """Makes one key, however often a step is computed: it takes long, and each would stay behind in its store."""
+
+    keys: Keys
+    made: tuple[Signer, int] | None = None
+
+    def key(self, role: Role, trust_domain: TrustDomain, generation: int) -> tuple[Signer, str]:
+        """Return the key, and by which ``key_ref`` a CA of this generation finds it."""
+        if self.made is None:
+            self.made = (self.keys.create(role, trust_domain, generation), generation)
+        key, first = self.made
+        return key, key.key_ref if first == generation else self.keys.reference(key, first)
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """Makes steps. It keeps no state; its caller lets one change of trust run at a time."""
@@ -100,8 +119,15 @@ class Rotation:
         Raises:
             UnsoundTrustError: The next trust would stop handshakes; nothing was stored.
             UnavailableError: A key store, the upstream or the ledger does not answer; nothing was stored.
-            ConflictError: Another process was faster; nothing was stored.
+            ConflictError: Other processes were faster again and again; nothing was stored.
         """
+        once = _Once(self.ports.keys)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(MovedOnError):  # another replica has published a CRL, say: look again at what is due
+                return self._step(role, once, wanted=wanted, actor=actor)
+        return self._step(role, once, wanted=wanted, actor=actor)
+
+    def _step(self, role: Role, once: _Once, *, wanted: bool, actor: str) -> Done | None:
         now = self.ports.clock.now()
         records = self.ports.ledger.authorities()
         observed = Observation(self.ports.ledger, self.ports.acknowledgements, now)
@@ -110,13 +136,14 @@ class Rotation:
             return None
         if isinstance(step, Prepare) and self.ports.ledger.frozen() is not None:
             return None
-        return self._carry_out(step, records, now, actor)
+        return self._carry_out(step, records, (now, actor), once)
 
-    def _carry_out(self, step: Step, records: Sequence[AuthorityRecord], now: datetime, actor: str) -> Done:
+    def _carry_out(self, step: Step, records: Sequence[AuthorityRecord], by: tuple[datetime, str], once: _Once) -> Done:
+        now, actor = by
         generation = self.ports.ledger.generation() + 1
         match step:
             case Prepare():
-                change, ca_id = self._prepare(step, records, generation, now)
+                change, ca_id = self._prepare(step, records, (generation, now), once)
             case Activate():
                 change, ca_id = activation(step, records, generation, now), step.prepared.id
             case Remove():
@@ -129,15 +156,16 @@ class Rotation:
         return Done(step, ca_id, trust)
 
     def _prepare(
-        self, step: Prepare, records: Sequence[AuthorityRecord], generation: int, now: datetime
+        self, step: Prepare, records: Sequence[AuthorityRecord], at: tuple[int, datetime], once: _Once
     ) -> tuple[TrustChange, str]:
+        generation, now = at
         root, wish = Slots.of(records, now).live(ROOT), self.wish(step, records, generation, now)
         if step.role == ISSUING and (root is None or not root.is_ours):
             return self._from_upstream(wish, records)
-        key = self.ports.keys.create(step.role, self.trust_domain, generation)
+        key, key_ref = once.key(step.role, self.trust_domain, generation)
         parent = root if step.role == ISSUING else None
         signer = key if parent is None else self.ports.keys.signer(parent)
-        made = certify(wish, key, parent, signer, self.ports.entropy)
+        made = replace(certify(wish, key, parent, signer, self.ports.entropy), key_ref=key_ref)
         crl = first_crl(made, key, now)
         return TrustChange(generation, added=(made,), crls=(crl,)), made.id
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command("init", cls=Command, short_help="Create a home: root, issuing CA, ledger.")
-@click.option("--trust-domain", required=True, metavar="TD", help="Lower case, e.g. prod.example.org.")
+@click.option("--trust-domain", metavar="TD", help="Lower case, e.g. prod.example.org.")
+@click.option("--join", is_flag=True, help="Make a further replica's home, on the --database of the others.")
+@click.option("--replica", default="", metavar="NAME", help="With --join: this replica's name. Default: made up.")
 @click.option("--root-key", default="file", metavar="SPEC", help="file, store, openbao:transit/NAME or pkcs11:URI.")
 @click.option(
     "--issuing-key", default="store", metavar="SPEC", help="Likewise, independent of it; store: shared by all replicas."
@@ -44,11 +46,21 @@ def init_command(settings: Settings, /, **options: Any) -> None:
     MESHCA_ROOT_KEY_PASSPHRASE_FILE or MESHCA_ROOT_KEY_PASSPHRASE); OpenBao's pki signs each issuing CA; offline waits
     for `meshca ca csr` and `meshca ca import`.
 
+    --join makes the home of one more server on the database of others, with the passphrase that they have; the root's
+    key stays in the home where it was made, unless it was made with --root-key store or lies in a key store.
+
     Without --passphrase-file, MESHCA_PASSPHRASE_FILE, MESHCA_PASSPHRASE or a terminal a passphrase is generated into
     the home, where `serve` finds it. OpenBao is found by BAO_ADDR, its token by BAO_TOKEN, BAO_TOKEN_FILE, BAO_ROLE_ID
     with BAO_SECRET_ID or BAO_SECRET_ID_FILE, or BAO_KUBERNETES_ROLE (all of them also as VAULT_…); an HSM's PIN by
     pin-source=FILE in its URI, or MESHCA_PKCS11_PIN.
     """
+    if options["join"]:
+        _join(settings, options)
+        return
+    if not options["trust_domain"]:
+        raise click.UsageError("Missing option '--trust-domain'.")
+    if options["replica"]:
+        raise click.UsageError("--replica names a further replica, and comes with --join.")
     made = _initialise(settings, options)
     for warning in made.warnings:
         warn(warning)
@@ -90,3 +102,38 @@ def _initialise(settings: Settings, options: dict[str, Any]) -> Initialised:
             upstream=options["upstream"],
         ),
     )
+
+
+def _join(settings: Settings, options: dict[str, Any]) -> None:
+    from meshca.cli.passphrases import sources
+    from meshca.keys.passphrase import find
+    from meshca.server.config import Config
+    from meshca.server.home import Home
+    from meshca.server.join import JoinOptions, join
+    from meshca.spiffe.id import TrustDomain
+
+    if options["lifetimes"] or options["name_constraint"]:
+        raise click.UsageError("--lifetimes and --name-constraint are the trust domain's; leave them out with --join.")
+
+    def passphrase(folder: Path) -> Passphrase:
+        return find(sources(folder, options["passphrase_file"]))
+
+    config = Config(
+        store_url=options["database"],
+        root_key=options["root_key"],
+        issuing_key=options["issuing_key"],
+        key_type=options["key_type"],
+        upstream=options["upstream"],
+    )
+    wanted = TrustDomain(options["trust_domain"]) if options["trust_domain"] else None
+    joined = join(Home.at(settings.home), JoinOptions(config, passphrase, wanted, options["replica"]))
+    for warning in joined.warnings:
+        warn(warning)
+    document = {
+        "trust_domain": str(joined.trust_domain),
+        "home": str(joined.home.path),
+        "replica": joined.replica,
+        "warnings": list(joined.warnings),
+    }
+    text = f"{joined.home.path}: replica {joined.replica} of trust domain {joined.trust_domain}"
+    show(settings.output, document, text=text)

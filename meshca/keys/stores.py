@@ -230,6 +230,11 @@ class KeyStores:
         return signer
 
     @property
+    def absent(self) -> bool:
+        """Whether the key of a CA is kept elsewhere, where we do not reach it."""
+        return bool(self._absent)
+
+    @property
     def troubles(self) -> tuple[str, ...]:
         """What keeps key stores from signing, one text for each CA concerned."""
         return (*self._absent.values(), *(signer.trouble for signer in self._watched() if signer.trouble))

@@ -30,10 +30,13 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "store": ("url", "retention"),
     "keys": ("root", "issuing", "type"),
     "authority": ("upstream", "ack_deadline", "jwt_issuer"),
+    "replica": ("name",),
 }
 _PROFILES = "profiles"
 _LARGEST_FILE = 1 << 20
 _ISSUER = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+){0,8}")
+
+_REPLICA = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 T = TypeVar("T")
 
@@ -57,6 +60,7 @@ DEFAULT_GRPC = Address("127.0.0.1", 8443)
 DEFAULT_HTTP = Address("127.0.0.1", 8080)
 DEFAULT_ROOT_KEY, DEFAULT_ISSUING_KEY = "file", "store"
 DEFAULT_RETENTION = timedelta(days=90)
+FIRST_REPLICA = "server"
 # Less would let a clock that jumps archive what is still good.
 SHORTEST_RETENTION = timedelta(days=1)
 
@@ -80,6 +84,7 @@ class Config:
     jwt_issuer: str = ""  # by which readers of OpenID Connect know us; empty: none do
     profiles: Configured = field(default_factory=dict)
     attestors: Attestors = NOBODY
+    replica: str = FIRST_REPLICA  # no two on one database have the same
 
     @property
     def seals_keys(self) -> bool:
@@ -99,6 +104,17 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     if match is None or int(match[3]) > 65535:
         raise ConfigError("not an address", field=what, value=text, remedy="write host:port, such as 127.0.0.1:8080")
     return Address(match[1] or match[2], int(match[3]))
+
+
+def require_replica(name: str, *, what: str) -> str:
+    """Return the name of a replica: a segment of its SPIFFE ID, and that of its audit chain.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not _REPLICA.fullmatch(name):
+        raise ConfigError("no name of a replica", field=what, value=name, remedy="up to 40 of a-z, 0-9 and -")
+    return name
 
 
 def read_config(path: Path) -> Config:
@@ -147,6 +163,7 @@ def parse_config(text: str, name: str) -> Config:
         ack_deadline=reader.duration("authority", "ack_deadline"),
         jwt_issuer=reader.jwt_issuer(),
         attestors=reader.attestors(attest),
+        replica=reader.replica(),
         profiles=reader.profiles(dict.fromkeys(("root", "issuing"), key_type or KEY_TYPES[0])),
     )
 
@@ -169,6 +186,7 @@ def write_config(config: Config) -> str:
         authority.append(f"ack_deadline = {_quoted(format_duration(config.ack_deadline))}")
     authority += [f"jwt_issuer = {_quoted(config.jwt_issuer)}"] if config.jwt_issuer else []
     lines += ["", "[authority]", *authority] if authority else []
+    lines += ["", "[replica]", f"name = {_quoted(config.replica)}"] if config.replica != FIRST_REPLICA else []
     lines += written_attestors(config.attestors)
     for name, limits in config.profiles.items():
         lines += ["", f"[{_PROFILES}.{name}]", *written(limits)]
@@ -246,6 +264,9 @@ class _Reader:
         if not isinstance(value, str):
             raise self._error(section, key, f"is text, not {type(value).__name__}", remedy='put it in "quotes"')
         return value
+
+    def replica(self) -> str:
+        return self._read("replica", "name", lambda text: require_replica(text, what="name")) or FIRST_REPLICA
 
     def address(self, section: str, key: str, default: Address) -> Address:
         return self._read(section, key, lambda text: parse_address(text, what=key)) or default

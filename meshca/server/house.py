@@ -94,12 +94,12 @@ def open_house(home: Home, config: Config, passphrase: Secret) -> House:
     """
     with ExitStack() as opened:
         clock = SystemClock()
-        store = opened.enter_context(open_store(store_url(home, config), clock=clock.now))
+        store = opened.enter_context(open_store(store_url(home, config), writer=config.replica, clock=clock.now))
         store.require_current()
         if restored := restoration_of(store):
-            store.write_as(restored.writer)
+            store.write_as(restored.writer_of(config.replica))
         ledger = SqlLedger(store)
-        realm = _realm(ledger)
+        realm = realm_of(ledger)
         keys = KeyStores(
             trust_domain=realm.trust_domain,
             folder=KeyFolder(home.keys),
@@ -155,7 +155,12 @@ def placement_of(config: Config) -> Placement:
     )
 
 
-def _realm(ledger: SqlLedger) -> Realm:
+def realm_of(ledger: SqlLedger) -> Realm:
+    """Return the realm.
+
+    Raises:
+        NotFoundError: There is none.
+    """
     realm = ledger.realm()
     if realm is None:
         raise NotFoundError("the store holds no certificate authority", remedy="run `meshca init`")

@@ -24,6 +24,12 @@ _log = structlog.get_logger(__name__)
 _GATHERING = 0.05  # acknowledgements come in bursts
 _WATCH_PAUSE = 1.0
 
+Run = Callable[[Callable[[], object]], None]
+
+
+def _at_once(work: Callable[[], object]) -> None:
+    work()
+
 
 class Rotations:
     """Moves the slots of an authority. Lives on one event loop."""
@@ -36,11 +42,18 @@ class Rotations:
         self._told: set[Callable[[], None]] = set()
         journal.watch(self._acknowledged)
 
-    async def tick(self) -> None:
-        """Move what is due by time."""
+    async def tick(self, run: Run = _at_once) -> None:
+        """Move what is due; by time, ``run`` lets it happen only where this replica leads."""
         await self._journal.stored()
-        await asyncio.to_thread(self._authority.succession.advance)
-        await asyncio.to_thread(self._authority.jwt_keys.advance)
+        await asyncio.to_thread(run, self._authority.succession.advance)
+        await asyncio.to_thread(run, self._authority.jwt_keys.advance)
+        self._tell()
+
+    async def follow(self) -> None:
+        """See what another replica has moved."""
+        await self._journal.stored()
+        await asyncio.to_thread(self._authority.follow)
+        await asyncio.to_thread(self._authority.jwt_keys.refresh)
         self._tell()
 
     async def rotate(self, role: Role, actor: str) -> str:

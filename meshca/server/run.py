@@ -36,12 +36,14 @@ from meshca.server.config import Config
 from meshca.server.door import LocalDoor
 from meshca.server.federating import bundle_endpoint, shown_to_federated
 from meshca.server.federator import Federator
+from meshca.server.hearing import Ears, Hearing
 from meshca.server.home import ADMIN_SOCKET_MODE, MESH_SOCKET_MODE, Home
 from meshca.server.house import House, Secret, open_house
 from meshca.server.http import HttpServer, listen
 from meshca.server.hub import AgentHub
 from meshca.server.issuance import Issuance
 from meshca.server.journal import StoreJournal
+from meshca.server.leading import Leadership
 from meshca.server.metrics import Metrics
 from meshca.server.own import OwnSvid
 from meshca.server.parts import Condition, Parts
@@ -54,6 +56,8 @@ from meshca.server.state import State, first_snapshot, remember_rejections
 from meshca.server.tcp import tcp_side
 from meshca.server.tokens import TokenIssuance
 from meshca.server.warnings import warnings_of
+from meshca.spiffe.id import SpiffeId
+from meshca.store.changes import ChangeLog
 from meshca.xds.registry import StreamTable
 
 _log = structlog.get_logger(__name__)
@@ -112,11 +116,13 @@ async def running(home: Home, config: Config, passphrase: Secret, pods: Pods | N
         closing.callback(tcp.close)
         await asyncio.to_thread(house.clock_watch.tick)
         await asyncio.to_thread(house.authority.start)
+        heard = await asyncio.to_thread(ChangeLog(house.store).newest)
         parts, gates = await _assemble(house, tcp, closing, Reader(pods=pods).selectors)
         web = HttpServer(parts, bound)
         web.start()
         closing.push_async_callback(web.stop)
         parts.condition.http = str(web.address)
+        await _join_others(parts, heard, closing)
         schedule = Schedule(parts)
         schedule.start()
         closing.callback(schedule.stop)
@@ -181,6 +187,7 @@ async def _assemble(
         condition=Condition(),
         tcp=tcp,
         agents=AgentHub(),
+        leading=Leadership(house.store, house.clock, lambda: not house.keys.absent),
         federator=federator,
         endpoint=endpoint,
         warnings=lambda: warnings_of(house, state.snapshot, streams.rows(), federator.known),
@@ -192,6 +199,25 @@ async def _assemble(
         _bind(server, path)
         await server.start()
     return parts, (mesh_gate, admin_gate)
+
+
+async def _join_others(parts: Parts, heard: int, closing: AsyncExitStack) -> None:
+    """Hear what other replicas change, and lead them if nobody does."""
+    loop = asyncio.get_running_loop()
+
+    def rotate(spiffe_id: SpiffeId) -> None:
+        loop.call_soon_threadsafe(parts.rotate_leaf, spiffe_id)
+
+    def reject(node: str, type_url: str, digest: str) -> None:
+        loop.call_soon_threadsafe(parts.desk.rejections.add, node, type_url, [digest])
+
+    hearing = Hearing(Ears(parts.house, parts.state, rotate, reject), heard)
+    hearing.start()
+    closing.push_async_callback(asyncio.to_thread, hearing.stop)
+    try:
+        await asyncio.to_thread(parts.leading.tick)
+    except MeshcaError as error:
+        _log.warning("no leader yet", reason=str(error))
 
 
 def _bind(server: Any, path: Path) -> None:
@@ -234,7 +260,8 @@ async def _drain(parts: Parts, servers: tuple[Any, ...], gates: tuple[Gate, Gate
         gate.close()
     parts.journal.flush()
     try:
+        await asyncio.to_thread(parts.leading.release)
         await asyncio.to_thread(parts.house.audit.checkpoint, parts.house.clock.now())
     except MeshcaError as error:
-        _log.error("no audit checkpoint at the end", reason=str(error))
+        _log.error("no audit checkpoint at the end, or the lease was not given back", reason=str(error))
     _log.info("stopped", pid=os.getpid())

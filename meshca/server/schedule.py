@@ -1,7 +1,8 @@
 """What happens by time.
 
 Rules (design §3): the scheduler holds no truth, each tick asks what is due; a tick comes at least twelve times in the
-shortest life; one that fails is logged and comes again; ticks don't pile up. Jobs are in memory, never pickled.
+shortest life; one that fails is logged and comes again; ticks don't pile up. Jobs are in memory, never pickled. What is
+one replica's own (its leaves, journal, key stores, audit chain) ticks in each; what is the mesh's, where one leads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from meshca.authority.lifetimes import Lifetimes
 from meshca.errors import MeshcaError
+from meshca.server.leading import RENEWED_EVERY
 from meshca.server.parts import Parts
 from meshca.store.retention import Retention
 
@@ -47,12 +49,13 @@ class Schedule:
         self._parts = parts
         self._scheduler = AsyncIOScheduler(timezone=UTC)
         every = tick_seconds(parts.house.authority.lifetimes)
+        self._add("lease", RENEWED_EVERY, self._lease)
         self._add("journal", _GATHERED, self._journal)
         self._add("key stores", _KEYS, self._key_stores)
         self._add("leaves", every, self._leaves)
         self._add("crls", every, self._crls)
         self._add("upstream", max(every, _UPSTREAM), self._upstream)
-        self._add("rotation", every, parts.rotations.tick)
+        self._add("rotation", every, self._rotation)
         self._add("clock", every, self._clock)
         self._add("state", every, parts.state.refresh)
         self._add("federation", _FEDERATION, parts.federator.tick)
@@ -97,22 +100,37 @@ class Schedule:
     async def _clock(self) -> None:
         await asyncio.to_thread(self._parts.house.clock_watch.tick)
 
+    async def _lease(self) -> None:
+        await asyncio.to_thread(self._parts.leading.tick)
+
+    async def _rotation(self) -> None:
+        if self._parts.leading.leads:
+            await self._parts.rotations.tick(self._parts.leading.run)
+        else:
+            await self._parts.rotations.follow()
+
     async def _crls(self) -> None:
-        await asyncio.to_thread(self._parts.house.authority.publish_crls)
+        await self._if_leading(self._parts.house.authority.publish_crls)
 
     async def _upstream(self) -> None:
-        await asyncio.to_thread(self._parts.house.authority.fetch_crls)
+        await self._if_leading(self._parts.house.authority.fetch_crls)
+
+    async def _if_leading(self, work: Callable[[], object]) -> None:
+        await asyncio.to_thread(self._parts.leading.run, work)
 
     async def _checkpoint(self) -> None:
         await asyncio.to_thread(self._parts.house.audit.checkpoint_if_due, self._parts.house.clock.now())
 
     async def _retention(self) -> None:
+        await self._if_leading(self._retain)
+
+    def _retain(self) -> None:
         house, now = self._parts.house, self._parts.house.clock.now()
         retention, before = Retention(house.store), now - house.config.retention
-        await asyncio.to_thread(house.acknowledgements.forget, before, now)
-        await asyncio.to_thread(house.jwt_holders.forget, now)
+        house.acknowledgements.forget(before, now)
+        house.jwt_holders.forget(now)
         for _ in range(_BATCHES):
-            if await asyncio.to_thread(retention.archive, before, now) < retention.batch:
+            if retention.archive(before, now) < retention.batch:
                 return
 
 

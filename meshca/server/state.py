@@ -36,6 +36,7 @@ from meshca.spiffe.id import SpiffeId
 from meshca.store.schema import NACKS
 
 _REMEMBERED = 10_000
+_ATTEMPTS = 5
 
 _log = structlog.get_logger(__name__)
 
@@ -130,34 +131,48 @@ class State:
             MeshcaError: It was refused or could not be stored; nothing was changed.
         """
         async with self._applying:
-            before, connected = self.snapshot, self._desk.connected()
-            stored = await asyncio.to_thread(self._store, judge, action, actor, (before, connected))
-            if stored.proposal.is_empty:
-                return stored.proposal
+            before, stored = await self._judged_and_stored(judge, action, actor)
+            if stored.proposal.is_empty or stored.proposal.state.revision <= self.snapshot.mesh.revision:
+                return stored.proposal  # nothing to do, or another replica has gone on from there already
             now = replace(self.snapshot, mesh=stored.proposal.state, epochs=self._merged(stored.epochs))
             # What else has changed while it was stored makes what was generated for it worthless.
             same = self.snapshot is before and now.epochs == stored.candidate.epochs
             self._put(now, stored.prepared if same else None)
         return stored.proposal
 
+    async def _judged_and_stored(
+        self, judge: Callable[[MeshState], Proposal], action: str, actor: str
+    ) -> tuple[Snapshot, _Stored]:
+        """Judge and store a change; where it fails and another replica has stored one meanwhile, on top of that."""
+        left = _ATTEMPTS
+        while True:
+            before, connected, left = self.snapshot, self._desk.connected(), left - 1
+            try:
+                return before, await asyncio.to_thread(self._store, judge, action, actor, (before, connected))
+            except MeshcaError:
+                await asyncio.to_thread(self.read_mesh)
+                if not left or self.snapshot.mesh.revision == before.mesh.revision:
+                    raise
+
     async def endpoints_changed(self) -> None:
         """Read the endpoints again."""
-        await asyncio.to_thread(self._read_endpoints)
+        await asyncio.to_thread(self.read_endpoints)
 
     async def registered(self) -> None:
         """Read the registrations again."""
-        await asyncio.to_thread(self._read_registrations)
+        await asyncio.to_thread(self.read_registrations)
 
     async def federated(self) -> None:
         """Read the bundles of federated trust domains again."""
-        await asyncio.to_thread(self._read_federations)
+        await asyncio.to_thread(self.read_federations)
 
     async def refresh(self) -> None:
         """Read again what another process, or a store that did not answer, may have kept from us."""
-        await asyncio.to_thread(self._read_registrations)
-        await asyncio.to_thread(self._read_suspensions)
-        await asyncio.to_thread(self._read_endpoints)
-        await asyncio.to_thread(self._read_federations)
+        await asyncio.to_thread(self.read_registrations)
+        await asyncio.to_thread(self.read_suspensions)
+        await asyncio.to_thread(self.read_endpoints)
+        await asyncio.to_thread(self.read_federations)
+        await asyncio.to_thread(self.read_mesh)
 
     def _store(
         self,
@@ -176,23 +191,36 @@ class State:
         state = replace(proposal.state, revision=revision)
         return _Stored(replace(proposal, state=state), candidate, self._house.epochs.load(), generated)
 
-    def _read_endpoints(self) -> None:
+    # ---- what other replicas may have changed, in whatever thread
+
+    def read_endpoints(self) -> None:
+        """Put in force what endpoints there are."""
         with self._in_order:
             found = self._house.endpoints.load()
             self._post(lambda: self._put_if_new(with_endpoints(self.snapshot, found)))
 
-    def _read_federations(self) -> None:
-        """Read bundles, and the drain epochs that were raised with them."""
+    def read_federations(self) -> None:
+        """Put in force what bundles there are, and the drain epochs that were raised with them."""
         with self._in_order:
             found, epochs = bundles_of(self._house.federations.list()), self._house.epochs.load()
             self._post(lambda: self._put_if_new(replace(self.snapshot, federated=found, epochs=self._merged(epochs))))
 
-    def _read_registrations(self) -> None:
+    def read_registrations(self) -> None:
+        """Put in force what registrations there are."""
         with self._in_order:
             found = tuple(self._house.registrations.list())
             self._post(lambda: self._put_if_new(replace(self.snapshot, registrations=found)))
 
-    def _read_suspensions(self) -> None:
+    def read_mesh(self) -> None:
+        """Put in force what meshes there are, if they aren't ours."""
+        if self._house.meshes.revision() == self.snapshot.mesh.revision:
+            return
+        found = load(self._house.meshes.load(), self.snapshot.trust_domain)
+        epochs = self._house.epochs.load()
+        self._post(lambda: self._mesh_changed(found, epochs))
+
+    def read_suspensions(self) -> None:
+        """Put in force who is suspended, whether issuance is frozen, and what is to be drained."""
         with self._in_order:
             epochs = self._house.epochs.load()
             suspended, frozen = self._house.authority.suspended(), self._house.authority.freezing.frozen()
@@ -205,6 +233,12 @@ class State:
     # ---- events of the authority, in whatever thread
 
     def _happened(self, event: Event) -> None:
+        if isinstance(event, LeafRevoked):
+            self._metrics.revoked.inc(len(event.serials))
+        self.happened(event)
+
+    def happened(self, event: Event) -> None:
+        """Put in force what an authority tells, this replica's or another's."""
         with self._in_order:
             try:
                 epochs, suspended = self._house.epochs.load(), self._house.authority.suspended()
@@ -231,7 +265,6 @@ class State:
                 self._metrics.alarms.inc()
 
     def _leaf_revoked(self, event: LeafRevoked, epochs: Mapping[str, int], suspended: frozenset[SpiffeId]) -> None:
-        self._metrics.revoked.inc(len(event.serials))
         if event.suspended:
             self._put(replace(self.snapshot, suspended=suspended, epochs=self._merged(epochs)))
         self._desk.revoked(event.serials, suspended=event.suspended)
@@ -241,6 +274,10 @@ class State:
     def _trust_changed(self, trust: Trust, epochs: Mapping[str, int]) -> None:
         if trust.generation >= self.snapshot.trust.generation:
             self._put(replace(self.snapshot, trust=trust, epochs=self._merged(epochs)))
+
+    def _mesh_changed(self, mesh: MeshState, epochs: Mapping[str, int]) -> None:
+        if mesh.revision > self.snapshot.mesh.revision:
+            self._put(replace(self.snapshot, mesh=mesh, epochs=self._merged(epochs)))
 
     def _jwt_trust_changed(self, trust: JwtTrust) -> None:
         if trust.generation >= self.snapshot.jwt.generation:

@@ -8,6 +8,7 @@ certificates of their time, since every Envoy that ever ran has left some.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from meshca.authority.ports import Straggler
 from meshca.authority.requests import DROP_ONCE, ISSUED_ONCE
 from meshca.spiffe.id import SpiffeId
 from meshca.store.certificates import parsed
+from meshca.store.changes import REJECTED
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import ACKNOWLEDGEMENTS, CERTIFICATES, NACKS
 from meshca.store.texts import storable
@@ -113,6 +115,8 @@ class Acknowledgements:
             transaction.connection.execute(
                 upsert.on_conflict_do_update(index_elements=NACKS.primary_key.columns, set_=replaced)
             )
+            # Its Envoy may come to another replica next, and acknowledge there what it has refused here.
+            transaction.changed(REJECTED, json.dumps([row["node"], row["type_url"], row["content_hash"]]))
 
         return self._store.submit(remember)
 

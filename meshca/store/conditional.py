@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 # Advisory lock keys: any number, as long as nobody else uses it in this database.
 _SUSPENSION_LOCK = 0x6D657368_6361_0002
 _SEALED_KEYS_LOCK = 0x6D657368_6361_0010
+_CHANGES_LOCK = 0x6D657368_6361_0011
 
 
 def insert_missing(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
@@ -54,3 +55,9 @@ def own_sealed_keys(connection: Connection) -> None:
     """Hold off whoever adds or changes sealed keys until this transaction has ended."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SEALED_KEYS_LOCK})
+
+
+def own_changes(connection: Connection) -> None:
+    """Hold off whoever numbers a change until this transaction has ended; asked for last, it cannot deadlock."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHANGES_LOCK})

@@ -33,6 +33,8 @@ _PRAGMAS = (
     "PRAGMA cache_size=-32768",
 )
 _POSTGRESQL_OPTIONS = "-c lock_timeout=5000 -c timezone=UTC"
+# A process that was stopped in the middle of a transaction must not keep its locks from all others.
+_WRITER_OPTIONS = "-c idle_in_transaction_session_timeout=4000"
 # Readers see one state from their first statement to their last, as they do on SQLite, and cannot write.
 _READER_OPTIONS = "-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read"
 
@@ -144,7 +146,9 @@ def _begin(connection: Connection) -> None:
 
 
 def _postgresql(url: URL) -> Connections:
-    writing = create_engine(url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=_arguments(url))
+    writing = create_engine(
+        url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=_arguments(url, _WRITER_OPTIONS)
+    )
     reading = create_engine(
         url,
         pool_size=_READERS,

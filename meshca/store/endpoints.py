@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select
 from meshca.authority.audit import AuditEntry
 from meshca.errors import ExhaustedError, NotFoundError
 from meshca.mesh.model import VIRTUAL_NODE, ObjectKey
+from meshca.store.changes import ENDPOINTS as TOPIC
 from meshca.store.conditional import insert_missing
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import ENDPOINTS
@@ -60,6 +61,7 @@ class Endpoints:
                     value=str(node),
                 )
             transaction.audit(audit)
+            transaction.changed(TOPIC)
 
         self._store.write(add)
 
@@ -81,6 +83,7 @@ class Endpoints:
                         remedy="see `meshca endpoint list`",
                     )
             transaction.audit(audit)
+            transaction.changed(TOPIC)
 
         self._store.write(remove)
 

@@ -5,6 +5,7 @@ Rules: opening changes no schema (`upgrade` does). Who opens asks `require_curre
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from typing import TypeVar
 from sqlalchemy import Connection, func, select
 
 from meshca.store import migrate
-from meshca.store.appending import AuditAppender
+from meshca.store.appending import AuditAppender, read_head
 from meshca.store.chain import Head
 from meshca.store.connections import Connections, connect, parse_url, place_of
 from meshca.store.errors import damaged, translated
+from meshca.store.fencing import Fence, require_in_force
+from meshca.store.listening import Listener, listen
 from meshca.store.writer import Operation, Transaction, Writer
 
 __all__ = ["Store", "Transaction", "briefly", "check", "open_store", "schema_of", "upgrade"]
@@ -36,6 +39,7 @@ class Store:
         self._connections = connections
         self._appender = appender
         self._writer = Writer(connections.writing, appender)
+        self._fences = threading.local()
 
     @property
     def writer(self) -> str:
@@ -45,6 +49,11 @@ class Store:
     def write_as(self, writer: str) -> None:
         """Write another audit chain than the one opened with; for the time before the first write."""
         self._appender.writer = writer
+
+    def has_written(self) -> bool:
+        """Whether there is an audit chain of this name already."""
+        with self.read() as connection:
+            return read_head(connection, self.writer) != Head()
 
     @property
     def known_head(self) -> Head:
@@ -65,12 +74,41 @@ class Store:
 
         Raises:
             StoreError: the database cannot write now; nothing was changed.
+            OvertakenError: this thread works under a fence that is not in force any more; nothing was changed.
         """
-        return self._writer.write(operation)
+        return self._writer.write(self._behind_fence(operation))
 
     def submit(self, operation: Operation[T]) -> Future[T]:
         """Queue the operation and return at once; the future holds the result once it has committed."""
-        return self._writer.submit(operation)
+        return self._writer.submit(self._behind_fence(operation))
+
+    @contextmanager
+    def fenced(self, fence: Fence) -> Iterator[None]:
+        """Let nothing be written by this thread, for the length of a ``with``, unless the fence is in force."""
+        self._fences.current = fence
+        try:
+            yield
+        finally:
+            self._fences.current = None
+
+    def _behind_fence(self, operation: Operation[T]) -> Operation[T]:
+        fence: Fence | None = getattr(self._fences, "current", None)
+        if fence is None:
+            return operation
+
+        def checked(transaction: Transaction) -> T:
+            require_in_force(transaction.connection, fence)
+            return operation(transaction)
+
+        return checked
+
+    def listen(self) -> Listener:
+        """Open an ear for what other processes change; whoever asks closes it.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        return listen(self._connections.reading)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

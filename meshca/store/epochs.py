@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 
 from meshca.authority.audit import AuditEntry
+from meshca.store.changes import EPOCHS
 from meshca.store.conditional import bump
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import DRAIN_EPOCHS
@@ -33,5 +34,6 @@ class Epochs:
         def add(transaction: Transaction) -> None:
             bump(transaction.connection, DRAIN_EPOCHS, scopes, "value")
             transaction.audit(*audit)
+            transaction.changed(EPOCHS)
 
         self._store.write(add)

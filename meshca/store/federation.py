@@ -19,6 +19,7 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from meshca.authority.audit import AuditEntry
 from meshca.errors import ExhaustedError, NotFoundError
 from meshca.spiffe.id import SpiffeId, TrustDomain
+from meshca.store.changes import FEDERATIONS as TOPIC
 from meshca.store.conditional import bump, insert_missing
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import DRAIN_EPOCHS, FEDERATIONS
@@ -100,6 +101,7 @@ class Federations:
             if count > MOST:
                 raise ExhaustedError(f"at most {MOST} federated trust domains", remedy="see `meshca federate`")
             transaction.audit(audit)
+            transaction.changed(TOPIC)
 
         self._store.write(put)
 
@@ -118,6 +120,7 @@ class Federations:
                 )
             bump(transaction.connection, DRAIN_EPOCHS, scopes, "value")
             transaction.audit(audit)
+            transaction.changed(TOPIC)
 
         self._store.write(remove)
 
@@ -146,19 +149,21 @@ class Federations:
                 failure="",
             )
         )
-        return self._written(store, audit)
+        return self._written(store, audit, tell=audit is not None)
 
     def failed(self, endpoint: Endpoint, failure: str, due_at: datetime, audit: AuditEntry | None) -> bool:
         """Note why nothing was fetched; what was fetched before stays."""
         note = update(FEDERATIONS).where(_is(endpoint)).values(failure=failure, due_at=micros(due_at))
         return self._written(note, audit)
 
-    def _written(self, statement: Any, audit: AuditEntry | None) -> bool:
+    def _written(self, statement: Any, audit: AuditEntry | None, *, tell: bool = False) -> bool:
         def write(transaction: Transaction) -> bool:
             if transaction.connection.execute(statement).rowcount != 1:
                 return False
             if audit is not None:
                 transaction.audit(audit)
+            if tell:
+                transaction.changed(TOPIC)
             return True
 
         return self._store.write(write)

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, delete, exists, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from meshca.authority.ports import Straggler, TrustChange
+from meshca.authority.ports import MovedOnError, Straggler, TrustChange
 from meshca.authority.records import JWT, AuthorityRecord
 from meshca.errors import ConflictError
 from meshca.spiffe.id import SpiffeId
@@ -56,13 +56,14 @@ def change_keys(connection: Connection, change: TrustChange) -> None:
     """Make the next generation.
 
     Raises:
-        ConflictError: It is not the next one, a key is not in the state that it is to leave, another has the state that
+        MovedOnError: It is not the next one.
+        ConflictError: A key is not in the state that it is to leave, another has the state that
             it is to have, or one is added while issuance is frozen.
     """
     own_suspensions(connection)  # no token of a key that goes is being admitted meanwhile
     advanced = update(REALM).where(REALM.c.jwt_generation == change.generation - 1)
     if connection.execute(advanced.values(jwt_generation=change.generation)).rowcount != 1:
-        raise ConflictError(f"generation {change.generation} of the JWT bundle is not the next one")
+        raise MovedOnError(f"generation {change.generation} of the JWT bundle is not the next one")
     if change.added:
         require_thawed(connection)
     for move in change.moved:

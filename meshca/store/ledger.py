@@ -9,7 +9,7 @@ from meshca.authority.audit import AuditEntry
 from meshca.authority.ports import Abandoned, Intent, Ledger, Result, Revocation, TrustChange
 from meshca.authority.records import AuthorityRecord, CaRequest, CertificateFilter, CertificateRecord, Freeze, Realm
 from meshca.spiffe.id import SpiffeId
-from meshca.store import freezing, jwt
+from meshca.store import changes, freezing, jwt
 from meshca.store.certificates import find_certificate, list_certificates
 from meshca.store.conditional import own_suspensions
 from meshca.store.engine import Store, Transaction
@@ -88,6 +88,7 @@ class SqlLedger:
                 insert_authority(transaction.connection, record)
             insert_crls(transaction.connection, change.crls)
             transaction.audit(*audit)
+            transaction.changed(changes.TRUST)
 
         self._store.write(change_it)
 
@@ -110,6 +111,8 @@ class SqlLedger:
                 each for table in (AUTHORITIES, JWT_KEYS) for each in taint(transaction.connection, ca_ids, at, table)
             ]
             transaction.audit(*(each for each in audit if each.subject in marked))
+            transaction.changed(changes.TRUST)
+            transaction.changed(changes.JWT)
             return marked
 
         return self._store.write(taint_them)
@@ -151,6 +154,8 @@ class SqlLedger:
         def revoke(transaction: Transaction) -> list[CertificateRecord]:
             revoked = revoke_serials(transaction.connection, serials, revocation)
             transaction.audit(*audit(revoked))
+            for spiffe_id in {record.spiffe_id for record in revoked}:
+                _tell_revoked(transaction, spiffe_id, revoked, suspended=False)
             return revoked
 
         return self._store.write(revoke)
@@ -166,6 +171,7 @@ class SqlLedger:
         def suspend(transaction: Transaction) -> list[CertificateRecord]:
             revoked = suspend_identity(transaction.connection, spiffe_id, revocation)
             transaction.audit(*audit(revoked))
+            _tell_revoked(transaction, spiffe_id, revoked, suspended=True)
             return revoked
 
         return self._store.write(suspend)
@@ -177,6 +183,7 @@ class SqlLedger:
             if not resume_identity(transaction.connection, spiffe_id):
                 return False
             transaction.audit(audit)
+            transaction.changed(changes.SUSPENSIONS)
             return True
 
         return self._store.write(resume)
@@ -187,6 +194,7 @@ class SqlLedger:
         def freeze_it(transaction: Transaction) -> bool:
             done = freezing.freeze(transaction.connection, freeze)
             transaction.audit(*[audit] * done)
+            transaction.changed(changes.FREEZE)
             return done
 
         return self._store.write(freeze_it)
@@ -197,6 +205,7 @@ class SqlLedger:
         def unfreeze_it(transaction: Transaction) -> bool:
             done = freezing.unfreeze(transaction.connection)
             transaction.audit(*[audit] * done)
+            transaction.changed(changes.FREEZE)
             return done
 
         return self._store.write(unfreeze_it)
@@ -223,6 +232,7 @@ class SqlLedger:
             advance_generation(transaction.connection, generation)
             insert_crls(transaction.connection, crls)
             transaction.audit(*audit)
+            transaction.changed(changes.TRUST)
 
         self._store.write(store)
 
@@ -258,6 +268,7 @@ class SqlLedger:
         def change_them(transaction: Transaction) -> None:
             jwt.change_keys(transaction.connection, change)
             transaction.audit(*audit)
+            transaction.changed(changes.JWT)
 
         self._store.write(change_them)
 
@@ -294,6 +305,23 @@ class SqlLedger:
     def record_audit(self, entries: Sequence[AuditEntry]) -> None:
         """Append entries that come with no change."""
         self._store.write(lambda transaction: transaction.audit(*entries))
+
+    def ask_rotation(self, spiffe_id: SpiffeId, audit: AuditEntry) -> None:
+        """Let every replica give the live streams of an identity a new leaf."""
+
+        def ask(transaction: Transaction) -> None:
+            transaction.audit(audit)
+            transaction.changed(changes.ROTATE, str(spiffe_id))
+
+        self._store.write(ask)
+
+
+def _tell_revoked(
+    transaction: Transaction, spiffe_id: SpiffeId, revoked: Sequence[CertificateRecord], *, suspended: bool
+) -> None:
+    serials = frozenset(record.serial for record in revoked if record.spiffe_id == spiffe_id)
+    for change in changes.Revocations(spiffe_id, serials, suspended).changes():
+        transaction.changed(change.topic, change.subject)
 
 
 def _is_a_ledger(ledger: SqlLedger) -> Ledger:

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from meshca.authority.audit import AuditEntry
 from meshca.errors import ConflictError, NotFoundError
 from meshca.mesh.model import ObjectKey
+from meshca.store.changes import MESH
 from meshca.store.conditional import bump
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import DRAIN_EPOCHS, OBJECTS, REALM, REPLACED, REVISIONS
@@ -128,6 +129,7 @@ class Meshes:
             _write_objects(transaction.connection, change, number)
             bump(transaction.connection, DRAIN_EPOCHS, change.bumps, "value")
             transaction.audit(*change.audit)
+            transaction.changed(MESH)
             return number
 
         return self._store.write(apply)

@@ -19,6 +19,7 @@ from meshca.policy.entitlement import Registration, Selector
 from meshca.policy.selector import SELF
 from meshca.spiffe.id import SpiffeId, TrustDomain
 from meshca.store.certificates import parsed
+from meshca.store.changes import REGISTRATIONS as TOPIC
 from meshca.store.conditional import insert_missing
 from meshca.store.engine import Store, Transaction
 from meshca.store.schema import REGISTRATIONS
@@ -70,6 +71,7 @@ class Registrations:
                     remedy="see `meshca registrations`",
                 )
             transaction.audit(audit)
+            transaction.changed(TOPIC)
 
         self._store.write(add)
 
@@ -87,6 +89,7 @@ class Registrations:
                 raise NotFoundError("no such registration", value=registration_id, remedy="see `meshca registrations`")
             registration = _registration(row)
             transaction.audit(audit(registration))
+            transaction.changed(TOPIC)
             return registration
 
         return self._store.write(remove)

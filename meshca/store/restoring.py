@@ -43,7 +43,11 @@ class Restoration:
     @property
     def writer(self) -> str:
         """The name of the audit chain that began with the restore."""
-        return f"{FIRST_WRITER}-restored-{_seconds(self.restored_at)}"
+        return self.writer_of(FIRST_WRITER)
+
+    def writer_of(self, replica: str) -> str:
+        """Return the name of a replica's audit chain after the restore."""
+        return f"{replica}-restored-{_seconds(self.restored_at)}"
 
 
 def restoration_of(store: Store) -> Restoration | None:

@@ -351,6 +351,16 @@ LEASES = Table(
     _number("expires_at"),
 )
 
+# What replicas have to hear of, by whom and in the order of commits (changes.py).
+CHANGES = Table(
+    "changes",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    _text("origin"),
+    _text("topic"),
+    _text("subject"),
+)
+
 # The request for an issuing CA's certificate, of an upstream that answers offline; answered once its CA is known.
 CA_REQUESTS = Table(
     "ca_requests",

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, delete, func, insert, select, update
 
 from meshca.authority.lifetimes import Lifetimes
-from meshca.authority.ports import Move, Reparent
+from meshca.authority.ports import Move, MovedOnError, Reparent
 from meshca.authority.records import AuthorityRecord, Realm
 from meshca.errors import ConflictError
 from meshca.spiffe.id import TrustDomain
@@ -70,13 +70,13 @@ def advance_generation(connection: Connection, generation: int) -> None:
     """Make this the trust generation.
 
     Raises:
-        ConflictError: it is not the next one.
+        MovedOnError: it is not the next one.
     """
     advanced = connection.execute(
         update(REALM).where(REALM.c.trust_generation == generation - 1).values(trust_generation=generation)
     )
     if advanced.rowcount != 1:
-        raise ConflictError(
+        raise MovedOnError(
             f"trust generation {generation} does not follow {load_generation(connection)}",
             remedy="read the trust again and repeat the change",
         )

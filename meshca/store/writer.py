@@ -5,7 +5,8 @@ Rules:
 - Each operation of a batch runs in a SAVEPOINT of its own: one that raises fails alone. (A batch of one needs none.)
 - A batch that cannot be committed (full disk, lock, lost connection) fails as a whole, with an error that says why;
   the next batch starts afresh.
-- The audit entries of all operations of a batch are linked to the chain at its end, in the same commit.
+- The audit entries of all operations of a batch are linked to the chain at its end, in the same commit; what they
+  changed is numbered after that, and nothing follows.
 - A batch that lost against another process (deadlock, another writer on our chain) is run again. So an operation must
   do all it does through the Transaction, and may be called more than once.
 """
@@ -25,6 +26,7 @@ from sqlalchemy import Connection, Engine
 
 from meshca.authority.audit import AuditEntry
 from meshca.store.appending import AuditAppender, ChainMovedError
+from meshca.store.changes import Change, append
 from meshca.store.connections import place_of
 from meshca.store.errors import StoreClosedError, StoreError, lost_race, translated
 from meshca.store.prepared import Prepared
@@ -43,11 +45,16 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.entries: list[AuditEntry] = []
+        self.changes: list[Change] = []
         self.callbacks: list[Callable[[], None]] = []
 
     def audit(self, *entries: AuditEntry) -> None:
         """Append to the audit chain in the same commit."""
         self.entries.extend(entries)
+
+    def changed(self, topic: str, subject: str = "") -> None:
+        """Let other replicas hear of it (changes.py)."""
+        self.changes.append(Change(topic, subject))
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call this once the change is durable, before the answer is given."""
@@ -161,6 +168,7 @@ class Writer:
     def _run(self, jobs: list[_Job]) -> None:
         with self._engine.connect() as connection, connection.begin():
             entries: list[AuditEntry] = []
+            changes: list[Change] = []
             for job in jobs:
                 transaction = Transaction(connection)
                 if len(jobs) == 1:
@@ -170,7 +178,9 @@ class Writer:
                 if job.error is None:
                     job.callbacks = transaction.callbacks
                     entries.extend(transaction.entries)
+                    changes.extend(transaction.changes)
             self._appender.append(connection, entries)
+            append(connection, self._appender.writer, changes)
         self._appender.committed()
 
 

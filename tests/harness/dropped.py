@@ -20,8 +20,8 @@ from harness.world import World, eventually, mesh, node, spiffe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# Renewed every five seconds or so; the rest is what a slow machine may take.
-LIVES = "root=2h,issuing=15m,leaf=20s"
+# Renewed every seven seconds or so; the rest is what a slow machine may take.
+LIVES = "root=2h,issuing=15m,leaf=14s"
 
 
 def dropping_world(world: World, *names: str) -> World:
@@ -79,7 +79,7 @@ class Dropping:
             except AssertionError as error:
                 raise AssertionError(f"{target}: {self.status(target)}\n{self.log()}") from error
 
-    def wait_rotated(self, times: int, *targets: str, seconds: float = 40) -> None:
+    def wait_rotated(self, times: int, *targets: str, seconds: float = 60) -> None:
         """Wait until so many generations more are in use at each target."""
         before = {target: number(self.status(target)) for target in targets}
         for target, first in before.items():

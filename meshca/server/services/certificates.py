@@ -110,10 +110,8 @@ class CertificateService:
         """Give the live streams of a node a new key and leaf."""
         spiffe_id = self._identity(request.node)
         entry = AuditEntry(audit.ROTATE, str(spiffe_id), OK, "leaf", actor)
-        await asyncio.to_thread(self._parts.house.ledger.record_audit, [entry])
-        agents = self._parts.agents.rotate(spiffe_id, self._parts.state.snapshot)
-        self._parts.state.tell()
-        return pb.RotateLeafReply(streams=self._parts.desk.rotate(spiffe_id) + agents)
+        await asyncio.to_thread(self._parts.house.ledger.ask_rotation, spiffe_id, entry)
+        return pb.RotateLeafReply(streams=self._parts.rotate_leaf(spiffe_id))
 
     async def freeze(self, request: Any, actor: str) -> Any:
         """Let nothing be issued from here on."""

@@ -74,6 +74,36 @@ def test_init_refuses_an_upstream_that_it_does_not_know(empty: Shell) -> None:
     assert contents(empty.home) == {}
 
 
+def test_init_joins_the_database_of_another_home(empty: Shell, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("correct horse\n")
+    given = ["--database", f"sqlite:///{tmp_path}/shared.db", "--passphrase-file", str(secret)]
+    empty.run(*INIT, *given)
+    second = ["--home", str(tmp_path / "second"), "init", "--join"]
+
+    document = empty.json(*second, *given, "--replica", "two")
+
+    assert (document["trust_domain"], document["replica"]) == ("m.test", "two")
+    (warning,) = document["warnings"]
+    assert "a file of another replica's home" in warning
+    assert document["home"] == str(tmp_path / "second")
+    assert 'name = "two"' in (tmp_path / "second/meshca.toml").read_text()
+    assert "not empty" in empty.run(*second, *given, code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--trust-domain"),
+        (["--trust-domain", "m.test", "--replica", "two"], "--join"),
+        (["--join", "--database", "sqlite:////nowhere/x.db", "--lifetimes", "leaf=1m"], "--lifetimes"),
+    ],
+)
+def test_options_of_init_that_do_not_go_together(empty: Shell, options: list[str], words: str) -> None:
+    assert words in empty.run("init", *options, code=2).stderr
+    assert contents(empty.home) == {}
+
+
 def test_serve_wants_a_home(alone: Shell) -> None:
     assert "meshca init" in alone.run("serve", code=1).stderr
 
