@@ -279,10 +279,10 @@ def sealed(parts: Parts) -> list[Any]:
         return list(connection.execute(select(SEALED_KEYS.c.key_id)))
 
 
+# SQLite has no connection that could be lost.
+@pytest.mark.parametrize("empty_database", ["postgresql"], indirect=True)
 async def test_what_was_missed_while_the_connection_was_lost_is_heard_later(homes: tuple[Home, Home, str]) -> None:
     async with running_pair(homes) as pair:
-        if not homes[2].startswith("postgresql"):
-            pytest.skip("SQLite has no connection that could be lost")
         await pair.one.admin.apply(shop())
         state = pair.two.parts.state
         await until(lambda: state.snapshot.mesh.revision == 1)

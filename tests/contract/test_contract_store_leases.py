@@ -205,10 +205,10 @@ def test_work_and_takeover_raced_leave_no_write_after_the_takeover(pair: tuple[S
         assert at_takeover == Epochs(two).load().get(name, 0) == (led == "written")
 
 
+# SQLite's lock is the stopped process's until it goes on.
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_who_stops_in_the_middle_of_a_transaction_loses_it_and_others_go_on(pair: tuple[Store, Store]) -> None:
     one, two = pair
-    if one.server_time() is None:
-        pytest.skip("SQLite's lock is the stopped process's until it goes on")
     SqlLedger(one).create_realm(REALM, [authority("ca")], [], [entry()])
     inside, go_on = threading.Event(), threading.Event()
 
